@@ -1,0 +1,1 @@
+//! Benches of the programs and the crates.
