@@ -16,12 +16,7 @@ fn digests(criterion: &mut Criterion) {
     for &algorithm in Algorithm::ALL {
         let mut out = vec![0; BLOCKS * algorithm.digest_size()];
         for implementation in Implementation::available(algorithm) {
-            let hasher = BlockHasher::with_implementation(
-                algorithm,
-                &SALT,
-                BLOCK_SIZE as u64,
-                implementation,
-            );
+            let hasher = BlockHasher::with_implementation(algorithm, &SALT, BLOCK_SIZE as u64, implementation);
             let id = BenchmarkId::new(algorithm.name(), implementation);
             group.bench_function(id, |bencher| {
                 bencher.iter(|| hasher.hash_blocks(black_box(&data), black_box(&mut out)));

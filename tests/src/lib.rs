@@ -1,1 +1,34 @@
-//! What the tests from outside share.
+//! What the tests from outside share: finding the programs, running them under
+//! a time limit, making images from recipes, and speaking the protocol and the
+//! patch format without the crates under test.
+//!
+//! The environment decides what is tested and how strict the tests are:
+//!
+//! | variable | meaning |
+//! | --- | --- |
+//! | `BDSYNC_BIN` | the `bdsync` under test; built from the workspace when unset |
+//! | `STOCK_BDSYNC` | a stock `bdsync` to test against |
+//! | `STOCK_BDSYNC_TESTS` | the folder of stock's source tree, for its shell tests |
+//! | `STOCK_CASES` | how many random cases to run against stock |
+//! | `BDSYNC_MANAGER_PY` | the Python `bdsync-manager` to run |
+//! | `TEST_SEED` | where random cases start |
+//! | `CI` | `true`: a test that cannot run fails |
+
+mod binary;
+mod image;
+mod process;
+mod requirement;
+mod rng;
+mod workdir;
+
+pub mod patch;
+pub mod procfs;
+pub mod recording;
+pub mod wire;
+
+pub use crate::binary::{bdsync, stock};
+pub use crate::image::{Operation, Recipe, sha256_hex};
+pub use crate::process::{Outcome, Run, Stdin, Stdout};
+pub use crate::requirement::{in_ci, is_root, not_run, not_run_even_in_ci, program};
+pub use crate::rng::Rng;
+pub use crate::workdir::WorkDir;

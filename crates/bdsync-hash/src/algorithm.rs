@@ -116,12 +116,7 @@ impl Algorithm {
     /// names of signature schemes that use the digest, and object identifiers.
     pub fn aliases(self) -> &'static [&'static str] {
         match self {
-            Algorithm::Md5 => &[
-                "ssl3-md5",
-                "rsa-md5",
-                "md5withrsaencryption",
-                "1.2.840.113549.2.5",
-            ],
+            Algorithm::Md5 => &["ssl3-md5", "rsa-md5", "md5withrsaencryption", "1.2.840.113549.2.5"],
             Algorithm::Sha1 => &[
                 "sha-1",
                 "ssl3-sha1",
@@ -131,34 +126,18 @@ impl Algorithm {
                 "sha1withrsaencryption",
                 "1.3.14.3.2.26",
             ],
-            Algorithm::Sha224 => &[
-                "sha-224",
-                "sha2-224",
-                "rsa-sha224",
-                "sha224withrsaencryption",
-                "2.16.840.1.101.3.4.2.4",
-            ],
-            Algorithm::Sha256 => &[
-                "sha-256",
-                "sha2-256",
-                "rsa-sha256",
-                "sha256withrsaencryption",
-                "2.16.840.1.101.3.4.2.1",
-            ],
-            Algorithm::Sha384 => &[
-                "sha-384",
-                "sha2-384",
-                "rsa-sha384",
-                "sha384withrsaencryption",
-                "2.16.840.1.101.3.4.2.2",
-            ],
-            Algorithm::Sha512 => &[
-                "sha-512",
-                "sha2-512",
-                "rsa-sha512",
-                "sha512withrsaencryption",
-                "2.16.840.1.101.3.4.2.3",
-            ],
+            Algorithm::Sha224 => {
+                &["sha-224", "sha2-224", "rsa-sha224", "sha224withrsaencryption", "2.16.840.1.101.3.4.2.4"]
+            }
+            Algorithm::Sha256 => {
+                &["sha-256", "sha2-256", "rsa-sha256", "sha256withrsaencryption", "2.16.840.1.101.3.4.2.1"]
+            }
+            Algorithm::Sha384 => {
+                &["sha-384", "sha2-384", "rsa-sha384", "sha384withrsaencryption", "2.16.840.1.101.3.4.2.2"]
+            }
+            Algorithm::Sha512 => {
+                &["sha-512", "sha2-512", "rsa-sha512", "sha512withrsaencryption", "2.16.840.1.101.3.4.2.3"]
+            }
             Algorithm::Sha512_224 => &[
                 "sha-512/224",
                 "sha2-512/224",
@@ -173,38 +152,17 @@ impl Algorithm {
                 "sha512-256withrsaencryption",
                 "2.16.840.1.101.3.4.2.6",
             ],
-            Algorithm::Sha3_224 => &[
-                "rsa-sha3-224",
-                "id-rsassa-pkcs1-v1_5-with-sha3-224",
-                "2.16.840.1.101.3.4.2.7",
-            ],
-            Algorithm::Sha3_256 => &[
-                "rsa-sha3-256",
-                "id-rsassa-pkcs1-v1_5-with-sha3-256",
-                "2.16.840.1.101.3.4.2.8",
-            ],
-            Algorithm::Sha3_384 => &[
-                "rsa-sha3-384",
-                "id-rsassa-pkcs1-v1_5-with-sha3-384",
-                "2.16.840.1.101.3.4.2.9",
-            ],
-            Algorithm::Sha3_512 => &[
-                "rsa-sha3-512",
-                "id-rsassa-pkcs1-v1_5-with-sha3-512",
-                "2.16.840.1.101.3.4.2.10",
-            ],
+            Algorithm::Sha3_224 => &["rsa-sha3-224", "id-rsassa-pkcs1-v1_5-with-sha3-224", "2.16.840.1.101.3.4.2.7"],
+            Algorithm::Sha3_256 => &["rsa-sha3-256", "id-rsassa-pkcs1-v1_5-with-sha3-256", "2.16.840.1.101.3.4.2.8"],
+            Algorithm::Sha3_384 => &["rsa-sha3-384", "id-rsassa-pkcs1-v1_5-with-sha3-384", "2.16.840.1.101.3.4.2.9"],
+            Algorithm::Sha3_512 => &["rsa-sha3-512", "id-rsassa-pkcs1-v1_5-with-sha3-512", "2.16.840.1.101.3.4.2.10"],
             Algorithm::Shake128 => &["shake-128", "2.16.840.1.101.3.4.2.11"],
             Algorithm::Shake256 => &["shake-256", "2.16.840.1.101.3.4.2.12"],
             Algorithm::Blake2b512 => &["blake2b-512", "1.3.6.1.4.1.1722.12.2.1.16"],
             Algorithm::Blake2s256 => &["blake2s-256", "1.3.6.1.4.1.1722.12.2.2.8"],
-            Algorithm::Ripemd160 => &[
-                "ripemd",
-                "ripemd-160",
-                "rmd160",
-                "rsa-ripemd160",
-                "ripemd160withrsa",
-                "1.3.36.3.2.1",
-            ],
+            Algorithm::Ripemd160 => {
+                &["ripemd", "ripemd-160", "rmd160", "rsa-ripemd160", "ripemd160withrsa", "1.3.36.3.2.1"]
+            }
             Algorithm::Sm3 => &["rsa-sm3", "sm3withrsaencryption", "1.2.156.10197.1.401"],
             Algorithm::Md5Sha1 => &[],
         }
@@ -238,12 +196,8 @@ impl FromStr for Algorithm {
         Algorithm::ALL
             .iter()
             .copied()
-            .find(|algorithm| {
-                is_named(&algorithm.name()) || algorithm.aliases().iter().any(|n| is_named(&n))
-            })
-            .ok_or_else(|| UnknownDigest {
-                name: name.to_owned(),
-            })
+            .find(|algorithm| is_named(&algorithm.name()) || algorithm.aliases().iter().any(is_named))
+            .ok_or_else(|| UnknownDigest { name: name.to_owned() })
     }
 }
 

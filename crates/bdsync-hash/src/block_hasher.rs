@@ -117,17 +117,10 @@ impl BlockHasher {
         // A block that does not fit in memory is a short last one here.
         let block_size = usize::try_from(self.block_size()).unwrap_or(usize::MAX);
         let blocks = data.len().div_ceil(block_size);
-        assert_eq!(
-            out.len(),
-            blocks * digest_size,
-            "room for {blocks} digests of {digest_size} bytes"
-        );
+        assert_eq!(out.len(), blocks * digest_size, "room for {blocks} digests of {digest_size} bytes");
 
         let mut group = Group::new(self);
-        for (block, digest) in data
-            .chunks(block_size)
-            .zip(out.chunks_exact_mut(digest_size))
-        {
+        for (block, digest) in data.chunks(block_size).zip(out.chunks_exact_mut(digest_size)) {
             if is_zero(block) {
                 digest.copy_from_slice(self.zero_digest());
             } else if block.len() as u64 == self.block_size() {
@@ -163,18 +156,10 @@ impl BlockHasher {
         while left > 0 {
             let engine = self.engine_for(left);
             let lanes = engine.lanes().min(left);
-            parts.push(Part {
-                lanes,
-                stream: engine.start(),
-            });
+            parts.push(Part { lanes, stream: engine.start() });
             left -= lanes;
         }
-        Interleaved {
-            hasher: self,
-            blocks,
-            fed: 0,
-            parts,
-        }
+        Interleaved { hasher: self, blocks, fed: 0, parts }
     }
 
     /// The engine that takes the least time for this many blocks.
@@ -223,14 +208,8 @@ impl Interleaved<'_> {
     pub fn update(&mut self, pieces: &[&[u8]]) {
         assert_eq!(pieces.len(), self.blocks, "one piece for each block");
         let length = pieces.first().map_or(0, |piece| piece.len());
-        assert!(
-            pieces.iter().all(|piece| piece.len() == length),
-            "the pieces of a round have one length"
-        );
-        assert!(
-            length as u64 <= self.hasher.block_size() - self.fed,
-            "a block ends at the block size"
-        );
+        assert!(pieces.iter().all(|piece| piece.len() == length), "the pieces of a round have one length");
+        assert!(length as u64 <= self.hasher.block_size() - self.fed, "a block ends at the block size");
         self.fed += length as u64;
 
         let mut rest = pieces;
@@ -249,12 +228,7 @@ impl Interleaved<'_> {
     /// If `out` is not as long as the digests of all blocks.
     pub fn finish(self, out: &mut [u8]) {
         let digest_size = self.hasher.digest_size();
-        assert_eq!(
-            out.len(),
-            self.blocks * digest_size,
-            "room for {} digests of {digest_size} bytes",
-            self.blocks
-        );
+        assert_eq!(out.len(), self.blocks * digest_size, "room for {} digests of {digest_size} bytes", self.blocks);
         let missing = self.hasher.block_size() - self.fed;
         let mut rest = out;
         for mut part in self.parts {
@@ -288,13 +262,7 @@ struct Group<'h, 'd> {
 
 impl<'h, 'd> Group<'h, 'd> {
     fn new(hasher: &'h BlockHasher) -> Self {
-        Group {
-            hasher,
-            lanes: hasher.lanes(),
-            waiting: 0,
-            blocks: [&[]; MAX_LANES],
-            digests: Default::default(),
-        }
+        Group { hasher, lanes: hasher.lanes(), waiting: 0, blocks: [&[]; MAX_LANES], digests: Default::default() }
     }
 
     fn push(&mut self, block: &'d [u8], digest: &'d mut [u8]) {
@@ -315,10 +283,7 @@ impl<'h, 'd> Group<'h, 'd> {
             let end = self.waiting.min(start + engine.lanes());
             let made = &mut made[..(end - start) * digest_size];
             engine.digest_group(&self.blocks[start..end], made);
-            for (digest, made) in self.digests[start..end]
-                .iter_mut()
-                .zip(made.chunks_exact(digest_size))
-            {
+            for (digest, made) in self.digests[start..end].iter_mut().zip(made.chunks_exact(digest_size)) {
                 digest.copy_from_slice(made);
             }
             start = end;

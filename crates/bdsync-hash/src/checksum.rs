@@ -20,10 +20,7 @@ impl Checksum {
                 Box::new(new)
             }
         }
-        Checksum {
-            algorithm,
-            running: portable::visit(algorithm, MakeRunning),
-        }
+        Checksum { algorithm, running: portable::visit(algorithm, MakeRunning) }
     }
 
     /// The algorithm the digest was started with.

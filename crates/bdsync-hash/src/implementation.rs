@@ -12,14 +12,21 @@ use crate::engine::Engine;
 pub enum Implementation {
     /// One block at a time, on any machine.
     Portable,
+    /// Several blocks in the lanes of AVX2 registers.
+    Avx2,
+    /// Several blocks in turn with the SHA instructions of x86-64, each block
+    /// working while the others wait for their results.
+    ShaNi,
 }
 
 impl Implementation {
     /// The implementations of `algorithm` that this machine can run, the best
     /// first. [`Portable`](Self::Portable) is always among them.
     pub fn available(algorithm: Algorithm) -> Vec<Implementation> {
-        let _ = algorithm;
-        vec![Implementation::Portable]
+        let mut available = vec![Implementation::ShaNi, Implementation::Avx2];
+        available.retain(|i| i.wide_engine(algorithm, b"").is_some());
+        available.push(Implementation::Portable);
+        available
     }
 
     /// The best implementation of `algorithm` that this machine can run.
@@ -27,21 +34,20 @@ impl Implementation {
         Self::available(algorithm)[0]
     }
 
-    /// The engine that hashes several blocks side by side, if this is more than
-    /// the portable implementation.
-    pub(crate) fn wide_engine(
-        self,
-        _algorithm: Algorithm,
-        _salt: &[u8],
-    ) -> Option<Box<dyn Engine>> {
-        match self {
-            Implementation::Portable => None,
-        }
+    /// The engine that hashes several blocks side by side, where this
+    /// implementation has one for the algorithm and the machine can run it.
+    pub(crate) fn wide_engine(self, algorithm: Algorithm, salt: &[u8]) -> Option<Box<dyn Engine>> {
+        #[cfg(target_arch = "x86_64")]
+        return crate::x86::engine(self, algorithm, salt);
+        #[cfg(not(target_arch = "x86_64"))]
+        return None;
     }
 
     fn name(self) -> &'static str {
         match self {
             Implementation::Portable => "portable",
+            Implementation::Avx2 => "avx2",
+            Implementation::ShaNi => "sha-ni",
         }
     }
 }

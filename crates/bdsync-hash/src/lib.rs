@@ -15,9 +15,16 @@
 mod algorithm;
 mod block_hasher;
 mod checksum;
+mod constants;
 mod engine;
 mod implementation;
+#[cfg(target_arch = "x86_64")]
+mod lanes;
+#[cfg(target_arch = "x86_64")]
+mod pair;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 mod zero;
 
 pub use algorithm::{Algorithm, UnknownDigest};

@@ -53,10 +53,7 @@ pub(crate) fn engine(algorithm: Algorithm, salt: &[u8]) -> Box<dyn Engine> {
         type Result = Box<dyn Engine>;
         fn visit<D: Digest>(self, mut salted: D) -> Box<dyn Engine> {
             salted.update(self.0);
-            Box::new(OneByOne {
-                salted,
-                digest_size: self.1,
-            })
+            Box::new(OneByOne { salted, digest_size: self.1 })
         }
     }
     visit(algorithm, MakeEngine(salt, algorithm.digest_size()))

@@ -69,12 +69,7 @@ fn any_case() -> impl Strategy<Value = Case> {
                     byte.wrapping_mul(7).wrapping_add(seed)
                 };
             }
-            Case {
-                algorithm,
-                salt,
-                block_size,
-                data,
-            }
+            Case { algorithm, salt, block_size, data }
         })
     })
 }

@@ -7,12 +7,7 @@ use common::{hex, pattern};
 
 /// Name, digest of nothing, of "abc", and of the first 4128 bytes of [`pattern`].
 const KNOWN: &[(&str, &str, &str, &str)] = &[
-    (
-        "md5",
-        "d41d8cd98f00b204e9800998ecf8427e",
-        "900150983cd24fb0d6963f7d28e17f72",
-        "13bc0715e732af614e4b6b5f74db1a98",
-    ),
+    ("md5", "d41d8cd98f00b204e9800998ecf8427e", "900150983cd24fb0d6963f7d28e17f72", "13bc0715e732af614e4b6b5f74db1a98"),
     (
         "sha1",
         "da39a3ee5e6b4b0d3255bfef95601890afd80709",
@@ -155,14 +150,12 @@ fn block_digests_are_those_of_openssl_over_salt_and_block() {
         let (salt, block) = data.split_at(32);
         for implementation in Implementation::available(algorithm) {
             for count in [1, 2, 3, 4, 7, 8, 15, 16, 17, 33] {
-                let unsalted =
-                    BlockHasher::with_implementation(algorithm, b"", 3, implementation);
+                let unsalted = BlockHasher::with_implementation(algorithm, b"", 3, implementation);
                 let mut out = vec![0; count * algorithm.digest_size()];
                 unsalted.hash_blocks(&b"abc".repeat(count), &mut out);
                 assert_eq!(hex(&out), abc.repeat(count), "{name}, {implementation}");
 
-                let salted =
-                    BlockHasher::with_implementation(algorithm, salt, 4096, implementation);
+                let salted = BlockHasher::with_implementation(algorithm, salt, 4096, implementation);
                 salted.hash_blocks(&block.repeat(count), &mut out);
                 assert_eq!(hex(&out), long.repeat(count), "{name}, {implementation}");
             }

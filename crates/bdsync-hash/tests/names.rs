@@ -46,10 +46,8 @@ fn openssl_aliases_are_read() {
 
 #[test]
 fn no_name_means_two_algorithms() {
-    let mut names: Vec<_> = Algorithm::ALL
-        .iter()
-        .flat_map(|a| std::iter::once(a.name()).chain(a.aliases().iter().copied()))
-        .collect();
+    let mut names: Vec<_> =
+        Algorithm::ALL.iter().flat_map(|a| std::iter::once(a.name()).chain(a.aliases().iter().copied())).collect();
     let count = names.len();
     names.sort_unstable();
     names.dedup();

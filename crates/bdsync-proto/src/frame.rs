@@ -18,10 +18,17 @@ pub struct Frame<'a> {
 ///
 /// Keeps at most what it was given and not yet asked for: a caller that takes
 /// all frames after each [`push`](Self::push) makes it hold less than one message.
+///
+/// A message over the limit spoils the stream as soon as its length is seen, before
+/// the messages in front of it are taken.
 #[derive(Debug, Default)]
 pub struct FrameDecoder {
     buffer: Vec<u8>,
+    /// Where the next frame begins.
     start: usize,
+    /// Where the first frame begins whose end was not seen yet.
+    incomplete: usize,
+    spoiled: Option<ProtocolError>,
 }
 
 impl FrameDecoder {
@@ -34,12 +41,43 @@ impl FrameDecoder {
     pub fn push(&mut self, bytes: &[u8]) {
         if self.start == self.buffer.len() {
             self.buffer.clear();
-            self.start = 0;
+            (self.start, self.incomplete) = (0, 0);
         } else if self.start > MAX_MESSAGE {
             self.buffer.drain(..self.start);
+            self.incomplete -= self.start;
             self.start = 0;
         }
         self.buffer.extend_from_slice(bytes);
+        self.look_ahead();
+    }
+
+    fn look_ahead(&mut self) {
+        while self.spoiled.is_none() {
+            let Some(head) = self.buffer[self.incomplete..].first_chunk::<4>() else { return };
+            let length = u32::from_le_bytes(*head);
+            if length as usize > MAX_MESSAGE {
+                self.spoiled = Some(ProtocolError::MessageTooLong { length });
+                return;
+            }
+            let end = self.incomplete + 4 + length as usize;
+            if length == 0 || end > self.buffer.len() {
+                return;
+            }
+            self.incomplete = end;
+        }
+    }
+
+    /// Whether [`next_frame`](Self::next_frame) has something to give, a frame or an error.
+    pub fn has_frame(&self) -> bool {
+        let head = self.buffer[self.start..].first_chunk::<4>();
+        self.spoiled.is_some() || self.start < self.incomplete || head == Some(&[0; 4])
+    }
+
+    /// Whether the bytes so far end within a frame.
+    pub fn is_within_frame(&self) -> bool {
+        let rest = &self.buffer[self.incomplete..];
+        // A length of 0 is a mistake, not a beginning.
+        !rest.is_empty() && rest.first_chunk::<4>() != Some(&[0; 4])
     }
 
     /// The next whole frame, or `None` if more bytes are needed.
@@ -49,6 +87,9 @@ impl FrameDecoder {
     /// A length of 0 or beyond the limit, and an unknown type, are reported as
     /// soon as they are seen; the stream cannot be continued after that.
     pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, ProtocolError> {
+        if let Some(error) = &self.spoiled {
+            return Err(error.clone());
+        }
         let pending = &self.buffer[self.start..];
         let Some((head, rest)) = pending.split_first_chunk::<4>() else {
             return Ok(None);
@@ -56,9 +97,6 @@ impl FrameDecoder {
         let length = u32::from_le_bytes(*head);
         if length == 0 {
             return Err(ProtocolError::EmptyMessage);
-        }
-        if length as usize > MAX_MESSAGE {
-            return Err(ProtocolError::MessageTooLong { length });
         }
         let Some((&kind, _)) = rest.split_first() else {
             return Ok(None);
@@ -144,6 +182,26 @@ mod tests {
         decoder.push(&(MAX_MESSAGE as u32 + 1).to_le_bytes());
         let length = MAX_MESSAGE as u32 + 1;
         assert_eq!(decoder.next_frame(), Err(ProtocolError::MessageTooLong { length }));
+    }
+
+    #[test]
+    fn a_message_over_the_limit_spoils_what_was_not_taken_before_it() {
+        let mut decoder = FrameDecoder::new();
+        let mut bytes = stream(&[(MessageType::Done, b"")]);
+        bytes.extend_from_slice(&u32::MAX.to_le_bytes());
+        decoder.push(&bytes);
+        assert_eq!(decoder.next_frame(), Err(ProtocolError::MessageTooLong { length: u32::MAX }));
+    }
+
+    #[test]
+    fn an_end_within_a_frame_is_seen() {
+        let mut decoder = FrameDecoder::new();
+        let bytes = stream(&[(MessageType::Done, b""), (MessageType::Hello, b"CLIENT 0.5")]);
+        for end in 0..bytes.len() {
+            assert_eq!(decoder.is_within_frame(), ![0, 5].contains(&end), "{end}");
+            decoder.push(&bytes[end..=end]);
+        }
+        assert!(!decoder.is_within_frame());
     }
 
     #[test]

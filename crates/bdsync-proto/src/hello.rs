@@ -31,11 +31,19 @@ impl Hello {
     /// The capabilities that the word carries, each with its value ("" where it
     /// has none). A word of another form carries none.
     pub fn capabilities(&self) -> Vec<(&str, &str)> {
-        let Some((_, list)) = self.word.split_once('+') else {
+        let Some(("CLIENT" | "SERVER", list)) = self.word.split_once('+') else {
             return Vec::new();
         };
-        let parsed: Option<Vec<_>> = list.split(',').map(parse_capability).collect();
-        parsed.unwrap_or_default()
+        let mut capabilities: Vec<(&str, &str)> = Vec::new();
+        for capability in list.split(',').map(parse_capability) {
+            match capability {
+                Some((name, value)) if capabilities.iter().all(|(known, _)| *known != name) => {
+                    capabilities.push((name, value));
+                }
+                _ => return Vec::new(),
+            }
+        }
+        capabilities
     }
 
     /// The payload of the hello message.
@@ -109,5 +117,7 @@ mod tests {
         assert_eq!(of("SERVER+a,,b"), [""; 0]);
         assert_eq!(of("SERVER+Upper"), [""; 0]);
         assert_eq!(of("SERVER+a=b=c"), [""; 0]);
+        assert_eq!(of("SERVER+a,a"), [""; 0]);
+        assert_eq!(of("OTHER+a"), [""; 0]);
     }
 }

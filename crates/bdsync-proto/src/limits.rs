@@ -52,5 +52,5 @@ pub const MAX_READ_RECORD: usize = u16::MAX as usize;
 
 /// The largest count of digests of `digest_size` bytes that one message carries.
 pub fn max_hashes(digest_size: usize) -> u32 {
-    ((MAX_MESSAGE - 24) / digest_size.max(1)) as u32
+    ((MAX_MESSAGE - 25) / digest_size.max(1)) as u32
 }

@@ -122,12 +122,24 @@ impl ServerSession {
     /// If the client had not said that it is done.
     pub fn end_of_input(&self) -> Result<(), ProtocolError> {
         let expected = match self.state {
+            _ if self.is_within_message() => "the rest of a message",
             State::Done => return Ok(()),
             State::AwaitHello => "the client's hello",
             State::AwaitDevice => "the device's name",
             State::Open => "the client's next request",
         };
         Err(ProtocolError::UnexpectedEnd { expected: expected.into() })
+    }
+
+    /// Whether [`poll`](Self::poll) has something to give, an event or an error.
+    pub fn has_message(&self) -> bool {
+        self.state != State::Done && self.decoder.has_frame()
+    }
+
+    /// Whether what came so far ends within a message. A client whose stream ends
+    /// there broke off, whatever it asked for before.
+    pub fn is_within_message(&self) -> bool {
+        self.state != State::Done && self.decoder.is_within_frame()
     }
 
     /// Bytes for the client; whoever sends them takes them out.

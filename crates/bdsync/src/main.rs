@@ -1,1 +1,45 @@
-fn main() {}
+//! `bdsync`: the drop-in for the stock command. Thin: it reads the command line,
+//! opens the streams, and prints what the engine says.
+
+mod client;
+mod failure;
+mod options;
+mod patch;
+mod remote;
+mod report;
+mod server;
+mod shell_words;
+mod usage;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use failure::Failure;
+use options::Mode;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            if !matches!(failure, Failure::Quiet(_)) {
+                eprintln!("{failure}");
+            }
+            failure.exit_code().into()
+        }
+    }
+}
+
+fn run() -> Result<u8, Failure> {
+    match options::parse(std::env::args_os())? {
+        Mode::Help => print(usage::USAGE),
+        Mode::Version => print(concat!("bdsync ", env!("CARGO_PKG_VERSION"), ", protocol 0.5, patch format 0.3\n")),
+        Mode::Client(options) => client::run(&options),
+        Mode::Server(options) => server::run(&options).map(|()| 0),
+        Mode::Patch(options) => patch::run(&options).map(|()| 0),
+    }
+}
+
+fn print(text: &str) -> Result<u8, Failure> {
+    std::io::stdout().write_all(text.as_bytes()).map_err(|error| Failure::Output(error.to_string()))?;
+    Ok(0)
+}

@@ -6,28 +6,22 @@ use bdsync_hash::Algorithm;
 use digest::{DynDigest, ExtendableOutput, Update, XofReader};
 
 /// Bytes that look random enough, and are the same each time.
-pub fn pattern(length: usize) -> Vec<u8> {
-    (0..length)
-        .map(|i| ((i * i + 7 * i + 3) % 251) as u8)
-        .collect()
+pub(crate) fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|i| ((i * i + 7 * i + 3) % 251) as u8).collect()
 }
 
-pub fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The digest of the parts one after another, straight from the crates that
 /// implement each algorithm.
-pub fn reference(algorithm: Algorithm, parts: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn reference(algorithm: Algorithm, parts: &[&[u8]]) -> Vec<u8> {
     fn of(mut digest: impl DynDigest, parts: &[&[u8]]) -> Vec<u8> {
         parts.iter().for_each(|part| digest.update(part));
         Box::new(digest).finalize().into_vec()
     }
-    fn extendable(
-        mut digest: impl ExtendableOutput + Update,
-        parts: &[&[u8]],
-        size: usize,
-    ) -> Vec<u8> {
+    fn extendable(mut digest: impl ExtendableOutput + Update, parts: &[&[u8]], size: usize) -> Vec<u8> {
         parts.iter().for_each(|part| digest.update(part));
         let mut out = vec![0; size];
         digest.finalize_xof().read(&mut out);

@@ -1,0 +1,286 @@
+//! Bringing a device up to date with a patch (`proto-spec/patch.md`, applying).
+
+use std::ffi::{OsStr, OsString};
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::str::FromStr;
+
+use bdsync_device::{Access, Device};
+use bdsync_hash::{Algorithm, Checksum};
+use bdsync_proto::limits::TWO_PASS_FACTOR;
+use bdsync_proto::patch::{PatchChecksum, PatchError, PatchHeader, PatchReader};
+
+use crate::error::{Error, Result};
+use crate::events::{Context, Event};
+use crate::options::SizePolicy;
+
+/// Up to how much neighbouring data is written at once, in bytes.
+const WRITE: usize = 1 << 20;
+
+/// Where the device's name stands in a patch, in bytes.
+const NAME_OFFSET: u64 = 21;
+
+/// How to apply.
+#[derive(Clone, Debug)]
+pub struct ApplyOptions {
+    /// The device to patch; `None`: the one that the patch names.
+    pub device: Option<OsString>,
+    /// What to do when the device has another size than the patch says.
+    pub size_policy: SizePolicy,
+    /// Tell the observer when the sizes differ, although that is no error.
+    pub warn_size: bool,
+    /// Tell the observer when the patch was made for a device of another name.
+    pub warn_device: bool,
+    /// Compare the patch's checksum with the device afterwards.
+    pub verify: Option<VerifyOptions>,
+}
+
+/// How the patch that is to be verified was made: what its checksum covers depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VerifyOptions {
+    /// Size of the blocks that were compared, in bytes.
+    pub block_size: u64,
+    /// Whether they were compared in two passes.
+    pub two_pass: bool,
+}
+
+/// What a whole patch contains.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PatchSummary {
+    /// Its header.
+    pub header: PatchHeader,
+    /// How many records it has.
+    pub record_count: u64,
+    /// Length of the data in its records, in bytes.
+    pub data_bytes: u64,
+    /// Its checksum, if it has one.
+    pub checksum: Option<PatchChecksum>,
+}
+
+/// What applying did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApplyStats {
+    /// How many records were applied.
+    pub record_count: u64,
+    /// How many bytes were written to the device.
+    pub written_bytes: u64,
+    /// The device's size afterwards, in bytes.
+    pub device_bytes: u64,
+    /// The patch's checksum, if it has one.
+    pub checksum: Option<PatchChecksum>,
+}
+
+/// Reads a patch to its end and changes nothing.
+///
+/// # Errors
+///
+/// Anything that keeps the patch from being applied as a whole.
+pub fn check(patch: impl Read, context: Context<'_>) -> Result<PatchSummary> {
+    let mut reader = PatchReader::new(patch)?;
+    let (mut record_count, mut data_bytes) = (0, 0);
+    while let Some(record) = reader.next_record()? {
+        record_count += 1;
+        data_bytes += record.data.len() as u64;
+        context.cancellation.check()?;
+    }
+    let header = reader.header().clone();
+    Ok(PatchSummary { header, record_count, data_bytes, checksum: reader.finish()? })
+}
+
+/// Applies a patch and makes the result durable.
+///
+/// The patch is applied as it is read. Who can read it twice should [`check`] it first.
+///
+/// # Errors
+///
+/// Whatever ends it early; once something was written or resized the error is
+/// [`Error::PartlyApplied`], which says how much.
+pub fn apply(patch: impl Read, options: &ApplyOptions, context: Context<'_>) -> Result<ApplyStats> {
+    let mut reader = PatchReader::new(patch)?;
+    let header = reader.header().clone();
+    let mut target = Target::open(&header, options, context)?;
+    let result = target.write_all(&mut reader, context).and_then(|()| Ok(reader.finish()?)).and_then(|checksum| {
+        target.device.sync()?;
+        Ok(checksum)
+    });
+    let checksum = result.map_err(|cause| target.partly_applied(cause))?;
+    if let Some(verify) = &options.verify {
+        target.verify(checksum.as_ref(), verify, context)?;
+    }
+    Ok(ApplyStats {
+        record_count: target.record_count,
+        written_bytes: target.written_bytes,
+        device_bytes: target.device.size(),
+        checksum,
+    })
+}
+
+/// A device that is being patched.
+struct Target {
+    device: Device,
+    size_before: u64,
+    /// Neighbouring records that are not written yet, and where they go.
+    gathered: Vec<u8>,
+    gathered_at: u64,
+    gathered_records: u64,
+    record_count: u64,
+    written_bytes: u64,
+    last_position: u64,
+}
+
+impl Target {
+    /// Opens the device and gives it the right size.
+    fn open(header: &PatchHeader, options: &ApplyOptions, context: Context<'_>) -> Result<Self> {
+        let in_patch = OsStr::from_bytes(&header.device);
+        let name = options.device.as_deref().unwrap_or(in_patch);
+        if options.warn_device && name != in_patch {
+            context.observer.event(&Event::NamesDiffer {
+                given: name.to_string_lossy().into_owned(),
+                in_patch: in_patch.to_string_lossy().into_owned(),
+            });
+        }
+        if name.as_bytes().contains(&0) {
+            let what = "a device name with a NUL byte".to_string();
+            return Err(PatchError::BadHeader { what, offset: NAME_OFFSET }.into());
+        }
+        let mut device = Device::open(name, Access::ReadWrite)?;
+        context.observer.event(&Event::Opened { device: name.to_string_lossy().into_owned() });
+        let size_before = device.size();
+        if size_before != header.size {
+            if options.size_policy == SizePolicy::Strict {
+                return Err(Error::DifferentSizes {
+                    near: "current",
+                    near_bytes: size_before,
+                    far: "patch",
+                    far_bytes: header.size,
+                });
+            }
+            if options.warn_size {
+                context.observer.event(&Event::SizesDiffer { local: size_before, remote: header.size });
+            }
+            if options.size_policy == SizePolicy::Resize {
+                device.resize(header.size)?;
+            }
+        }
+        Ok(Self {
+            device,
+            size_before,
+            gathered: Vec::with_capacity(WRITE),
+            gathered_at: 0,
+            gathered_records: 0,
+            record_count: 0,
+            written_bytes: 0,
+            last_position: 0,
+        })
+    }
+
+    fn write_all<R: Read>(&mut self, reader: &mut PatchReader<R>, context: Context<'_>) -> Result<()> {
+        let result = loop {
+            let record = match reader.next_record() {
+                Ok(Some(record)) => record,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error.into()),
+            };
+            context.cancellation.check()?;
+            self.gather(record.position, record.data)?;
+        };
+        // Good records in front of a bad one are applied, as stock does.
+        self.write_gathered()?;
+        result
+    }
+
+    /// Takes a record; what lies past the device's end is cut off.
+    fn gather(&mut self, position: u64, data: &[u8]) -> Result<()> {
+        let room = self.device.size().saturating_sub(position);
+        let data = &data[..room.min(data.len() as u64) as usize];
+        let follows = position == self.gathered_at + self.gathered.len() as u64;
+        if !follows || self.gathered.len() + data.len() > WRITE {
+            self.write_gathered()?;
+            self.gathered_at = position;
+        }
+        self.gathered.extend_from_slice(data);
+        self.gathered_records += 1;
+        Ok(())
+    }
+
+    fn write_gathered(&mut self) -> Result<()> {
+        if !self.gathered.is_empty() {
+            self.device.write_at(self.gathered_at, &self.gathered)?;
+            self.written_bytes += self.gathered.len() as u64;
+            self.last_position = self.gathered_at;
+            self.gathered.clear();
+        }
+        self.record_count += self.gathered_records;
+        self.gathered_records = 0;
+        Ok(())
+    }
+
+    /// Says how much of the patch was applied before an error, if any was.
+    fn partly_applied(&self, cause: Error) -> Error {
+        let (before, now) = (self.size_before, self.device.size());
+        if self.written_bytes == 0 && before == now {
+            return cause;
+        }
+        let resized =
+            if before == now { String::new() } else { format!(", its size was changed from {before} to {now}") };
+        Error::PartlyApplied {
+            cause: Box::new(cause),
+            device: self.device.path().display().to_string(),
+            record_count: self.record_count,
+            data_bytes: self.written_bytes,
+            last_position: self.last_position,
+            resized,
+        }
+    }
+
+    /// Compares the patch's checksum with the device.
+    fn verify(&self, checksum: Option<&PatchChecksum>, options: &VerifyOptions, context: Context<'_>) -> Result<()> {
+        let Some(PatchChecksum { name, digest }) = checksum else {
+            let text = "the patch has no checksum to verify; make it with --checksum=DIGEST";
+            return Err(Error::CannotVerify(text.into()));
+        };
+        let algorithm = Algorithm::from_str(name).map_err(|error| Error::CannotVerify(error.to_string()))?;
+        let step = options.block_size * if options.two_pass { TWO_PASS_FACTOR } else { 1 };
+        let size = self.device.size();
+        // The source was read as whole blocks up to the larger of the two sizes.
+        let end = size.max(self.size_before).next_multiple_of(step);
+        let mut running = Checksum::new(algorithm);
+        let mut buffer = vec![0; WRITE];
+        let mut position = 0;
+        while position < size {
+            context.cancellation.check()?;
+            let length = (size - position).min(WRITE as u64);
+            let piece = &mut buffer[..length as usize];
+            self.device.read_at(position, piece)?;
+            running.update(piece);
+            position += length;
+        }
+        running.update_zeros(end - size);
+        let found = running.finish();
+        if found == *digest {
+            return Ok(());
+        }
+        let uneven = size % step != 0 || size != self.size_before;
+        Err(Error::ChecksumMismatch {
+            name: name.clone(),
+            expected: hex(digest),
+            found: hex(&found),
+            device: self.device.path().display().to_string(),
+            hint: if uneven {
+                "; the checksum of a size that is no multiple of the block size depends on --blocksize and --twopass: give those that made the patch"
+            } else {
+                ""
+            },
+        })
+    }
+}
+
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

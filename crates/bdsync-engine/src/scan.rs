@@ -1,0 +1,316 @@
+//! Hashing a device where its bytes are, on all threads at once.
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bdsync_device::{AlignedBuffer, BlockReader, Device, ExtentMap, ReadStrategy};
+use bdsync_hash::{BlockHasher, is_zero};
+use bdsync_proto::HashRange;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use crate::error::{Error, Result};
+
+/// What one thread does in one go, in bytes, as long as blocks are smaller than that.
+const TASK: u64 = 1 << 20;
+
+/// What is read at once, in bytes: it shall still be in a core's cache when it is hashed.
+const SPAN: u64 = 1 << 18;
+
+/// The memory that one thread reads into, in bytes.
+const BUFFER: usize = 1 << 20;
+
+/// Threads that are used when nothing is said; more would mostly wait for the device.
+const MAX_DEFAULT_THREADS: usize = 16;
+
+/// Hashes ranges of one device in the background, on its own threads.
+///
+/// Holes and blocks of zeros are recognised and cost next to nothing. Memory is
+/// bounded by the number of threads, whatever the size of the blocks.
+pub struct Scanner {
+    reader: Box<dyn BlockReader>,
+    extents: ExtentMap,
+    pool: ThreadPool,
+    buffers: Mutex<Vec<AlignedBuffer>>,
+    flush: AtomicBool,
+    /// What lies behind this counts as zeros, in bytes.
+    size: AtomicU64,
+}
+
+impl Scanner {
+    /// A scanner of `device` on `threads` threads (`None`: one a processor, up to 16).
+    ///
+    /// # Errors
+    ///
+    /// When there are no threads to be had, or the device cannot be mapped.
+    pub fn new(device: Arc<Device>, strategy: ReadStrategy, threads: Option<NonZeroUsize>) -> Result<Arc<Self>> {
+        let default = || std::thread::available_parallelism().map_or(1, |count| count.get().min(MAX_DEFAULT_THREADS));
+        let threads = threads.map_or_else(default, NonZeroUsize::get);
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|index| format!("scan-{index}"))
+            .build()
+            .map_err(|error| Error::Resources(format!("cannot start {threads} threads: {error}")))?;
+        let path = device.path().to_path_buf();
+        let size = AtomicU64::new(device.size());
+        let reader = strategy
+            .reader(device)
+            .map_err(|error| Error::Resources(format!("cannot map {}: {error}", path.display())))?;
+        let (buffers, flush) = (Mutex::default(), AtomicBool::new(false));
+        Ok(Arc::new(Self { reader, extents: ExtentMap::new(), pool, buffers, flush, size }))
+    }
+
+    /// The device that is scanned.
+    pub fn device(&self) -> &Device {
+        self.reader.device()
+    }
+
+    /// How much of the device counts, in bytes; what lies behind is taken for zeros.
+    pub fn size(&self) -> u64 {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    /// From now on, nothing behind `size` bytes counts.
+    pub(crate) fn cut_to(&self, size: u64) {
+        self.size.fetch_min(size, Ordering::Relaxed);
+    }
+
+    /// From now on, gives back the page cache's copy of what was read.
+    pub fn flush_cache(&self) {
+        self.flush.store(true, Ordering::Relaxed);
+    }
+
+    /// Fills `buffer` with the device's bytes from `position` on.
+    ///
+    /// # Errors
+    ///
+    /// A read error with its position.
+    pub fn read_into(&self, position: u64, buffer: &mut [u8]) -> Result<()> {
+        Ok(self.reader.read_into(position, buffer)?)
+    }
+
+    /// Hashes the blocks of `range` in the background. `done` is called once, from
+    /// one of the scanner's threads, with the digests one after another.
+    pub fn scan(
+        self: &Arc<Self>,
+        range: HashRange,
+        hasher: &Arc<BlockHasher>,
+        done: impl FnOnce(Result<Vec<u8>>) + Send + 'static,
+    ) {
+        debug_assert_eq!(range.step(), hasher.block_size());
+        let lanes = hasher.lanes() as u64;
+        let blocks = (TASK / range.step()).next_multiple_of(lanes).max(lanes);
+        let count = u64::from(range.count());
+        let tasks = count.div_ceil(blocks);
+        let job = Arc::new(Job {
+            parts: Mutex::new((0..tasks).map(|_| None).collect()),
+            missing: AtomicUsize::new(tasks as usize),
+            done: Mutex::new(Some(done)),
+        });
+        for task in 0..tasks {
+            let (scanner, hasher, job) = (Arc::clone(self), Arc::clone(hasher), Arc::clone(&job));
+            self.pool.spawn_fifo(move || {
+                let first = task * blocks;
+                let start = range.start() + first * range.step();
+                let part = scanner.hash_blocks(&hasher, start, blocks.min(count - first));
+                job.finish_part(task as usize, part);
+            });
+        }
+    }
+
+    /// Digests of `count` blocks from `start` on.
+    fn hash_blocks(&self, hasher: &BlockHasher, start: u64, count: u64) -> Result<Vec<u8>> {
+        let digest_size = hasher.digest_size();
+        let mut digests = vec![0; count as usize * digest_size];
+        let mut buffer = self.take_buffer()?;
+        let end = start + count * hasher.block_size();
+        let mut blocks = Blocks { scanner: self, hasher, position: start, end, digests: &mut digests };
+        let result = blocks.run(&mut buffer);
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+        if self.flush.load(Ordering::Relaxed) {
+            self.device().release(start, end);
+        }
+        result.map(|()| digests)
+    }
+
+    fn take_buffer(&self) -> Result<AlignedBuffer> {
+        let free = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        match free {
+            Some(buffer) => Ok(buffer),
+            None => AlignedBuffer::new(BUFFER).map_err(|error| Error::Resources(format!("no memory: {error}"))),
+        }
+    }
+}
+
+/// One call of [`Scanner::scan`] while its tasks run.
+struct Job<D> {
+    parts: Mutex<Vec<Option<Result<Vec<u8>>>>>,
+    missing: AtomicUsize,
+    done: Mutex<Option<D>>,
+}
+
+impl<D: FnOnce(Result<Vec<u8>>)> Job<D> {
+    fn finish_part(&self, task: usize, part: Result<Vec<u8>>) {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)[task] = Some(part);
+        if self.missing.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        let parts = std::mem::take(&mut *self.parts.lock().unwrap_or_else(PoisonError::into_inner));
+        // All parts are there: this was the last. The first error is the one that counts.
+        let digests = parts.into_iter().flatten().collect::<Result<Vec<_>>>().map(|parts| parts.concat());
+        if let Some(done) = self.done.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            done(digests);
+        }
+    }
+}
+
+/// Blocks that one task hashes, from the front.
+struct Blocks<'a> {
+    scanner: &'a Scanner,
+    hasher: &'a BlockHasher,
+    position: u64,
+    end: u64,
+    digests: &'a mut [u8],
+}
+
+impl Blocks<'_> {
+    fn run(&mut self, buffer: &mut AlignedBuffer) -> Result<()> {
+        let size = self.scanner.size();
+        let step = self.hasher.block_size();
+        let lanes = self.hasher.lanes() as u64;
+        while self.position < self.end {
+            let hole_end = self.hole_end(size);
+            let empty = (hole_end.min(self.end) - self.position) / step;
+            if empty > 0 {
+                self.skip_zeros(empty);
+                continue;
+            }
+            // What is data now may be a hole further on: stop there.
+            let data_end = self.scanner.extents.extent_at(self.scanner.device(), self.position).end;
+            let data_blocks = (data_end.max(self.position + 1) - self.position).div_ceil(step);
+            let blocks = data_blocks.min((self.end - self.position) / step);
+            if step * lanes <= BUFFER as u64 {
+                let span = (SPAN / step).next_multiple_of(lanes).max(lanes).min(BUFFER as u64 / step);
+                self.hash_small(blocks.min(span), size, buffer)?;
+            } else {
+                self.hash_large(blocks.min(lanes), size, buffer)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How far from here on nothing is stored; this position if something is.
+    fn hole_end(&self, size: u64) -> u64 {
+        if self.position >= size {
+            return u64::MAX;
+        }
+        let extent = self.scanner.extents.extent_at(self.scanner.device(), self.position);
+        match extent.hole {
+            false => self.position,
+            // What lies beyond the end is read as zeros, too.
+            true if extent.end >= size => u64::MAX,
+            true => extent.end,
+        }
+    }
+
+    /// Where the digests of the next `blocks` blocks go; they count as done.
+    fn advance(&mut self, blocks: u64) -> &mut [u8] {
+        self.position += blocks * self.hasher.block_size();
+        let length = blocks as usize * self.hasher.digest_size();
+        let digests = std::mem::take(&mut self.digests);
+        let (now, later) = digests.split_at_mut(length);
+        self.digests = later;
+        now
+    }
+
+    fn skip_zeros(&mut self, blocks: u64) {
+        let hasher = self.hasher;
+        for digest in self.advance(blocks).chunks_exact_mut(hasher.digest_size()) {
+            digest.copy_from_slice(hasher.zero_digest());
+        }
+    }
+
+    /// Blocks that fit the buffer side by side.
+    fn hash_small(&mut self, blocks: u64, size: u64, buffer: &mut AlignedBuffer) -> Result<()> {
+        let (scanner, hasher, position) = (self.scanner, self.hasher, self.position);
+        let length = (blocks * hasher.block_size()).min(size - position) as usize;
+        // The last block can begin before the device's end and reach past it, but none begins there.
+        let blocks = (length as u64).div_ceil(hasher.block_size());
+        let digests = self.advance(blocks);
+        Ok(scanner.reader.visit(position, length, buffer, &mut |bytes| hasher.hash_blocks(bytes, digests))?)
+    }
+
+    /// Blocks that do not: each is read piece by piece, all at the same offset.
+    fn hash_large(&mut self, blocks: u64, size: u64, buffer: &mut AlignedBuffer) -> Result<()> {
+        let (scanner, hasher, first) = (self.scanner, self.hasher, self.position);
+        let step = hasher.block_size();
+        let digest_size = hasher.digest_size();
+        let digests = self.advance(blocks);
+        let mut filled = Vec::with_capacity(blocks as usize);
+        for (index, digest) in digests.chunks_exact_mut(digest_size).enumerate() {
+            let start = first + index as u64 * step;
+            if scanner.is_zero_block(start, step, size, buffer)? {
+                digest.copy_from_slice(hasher.zero_digest());
+            } else {
+                filled.push(index);
+            }
+        }
+        if filled.is_empty() {
+            return Ok(());
+        }
+        // A piece keeps the page alignment that fast reads need.
+        let piece = (BUFFER / filled.len()) & !4095;
+        let mut running = hasher.interleaved(filled.len());
+        let mut offset = 0;
+        while offset < step {
+            let length = (step - offset).min(piece as u64) as usize;
+            let mut pieces = Vec::with_capacity(filled.len());
+            for (&index, memory) in filled.iter().zip(buffer.chunks_exact_mut(piece)) {
+                let memory = &mut memory[..length];
+                scanner.read_padded(first + index as u64 * step + offset, size, memory)?;
+                pieces.push(&*memory);
+            }
+            running.update(&pieces);
+            offset += length as u64;
+        }
+        let mut results = vec![0; filled.len() * digest_size];
+        running.finish(&mut results);
+        for (&index, result) in filled.iter().zip(results.chunks_exact(digest_size)) {
+            digests[index * digest_size..][..digest_size].copy_from_slice(result);
+        }
+        Ok(())
+    }
+}
+
+impl Scanner {
+    /// Reads a piece; what lies past the device's end is zeros.
+    fn read_padded(&self, position: u64, size: u64, memory: &mut [u8]) -> Result<()> {
+        let stored = size.saturating_sub(position).min(memory.len() as u64) as usize;
+        self.reader.read_into(position, &mut memory[..stored])?;
+        memory[stored..].fill(0);
+        Ok(())
+    }
+
+    /// Whether a block is all zeros; looks no further than to the first byte that is not.
+    fn is_zero_block(&self, start: u64, step: u64, size: u64, buffer: &mut AlignedBuffer) -> Result<bool> {
+        let end = (start + step).min(size);
+        let mut position = start;
+        // Most blocks show in their first page that they are not.
+        let mut length = 4096;
+        while position < end {
+            let extent = self.extents.extent_at(self.device(), position);
+            if extent.hole {
+                position = extent.end;
+                continue;
+            }
+            let piece = &mut buffer[..(end - position).min(length) as usize];
+            self.reader.read_into(position, piece)?;
+            if !is_zero(piece) {
+                return Ok(false);
+            }
+            position += piece.len() as u64;
+            length = SPAN;
+        }
+        Ok(true)
+    }
+}

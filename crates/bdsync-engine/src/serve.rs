@@ -1,0 +1,386 @@
+//! The server's run: answer what a client asks for
+//! (`proto-spec/protocol.md`, server).
+
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use bdsync_device::{Access, Device, ReadStrategy};
+use bdsync_hash::{Algorithm, BlockHasher};
+use bdsync_proto::{BlockRange, DigestChoice, HashRange, Hello, Hint, ServerEvent, ServerSession};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::checksum::RunningChecksum;
+use crate::error::{Error, Result};
+use crate::events::{Context, Event};
+use crate::inbound::{Inbound, Queue};
+use crate::scan::Scanner;
+
+/// How many requests are worked on at once. The next ones wait in the connection.
+const OPEN_REQUESTS: usize = 8;
+
+/// How to serve.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ServeOptions {
+    /// How to read the device.
+    pub strategy: ReadStrategy,
+    /// How many threads to hash on; `None` for the scanner's default.
+    pub threads: Option<NonZeroUsize>,
+}
+
+/// Answers one client until it is done.
+///
+/// # Errors
+///
+/// Whatever ends the session early: the client breaks the protocol or off, the
+/// device or the connection fails.
+pub fn serve<R, W>(input: R, output: W, options: &ServeOptions, context: Context<'_>) -> Result<()>
+where
+    R: Read + AsFd + Send + 'static,
+    W: Write,
+{
+    let queue = Queue::new();
+    queue.read_peer(input, is_ready)?;
+    let session = ServerSession::new(&Hello::server());
+    let mut server = Server {
+        session,
+        output,
+        queue,
+        context,
+        options: *options,
+        open: None,
+        pending: VecDeque::new(),
+        first_pending: 0,
+        input_ended: false,
+        said_hello: false,
+    };
+    let result = server.run();
+    if result.is_err() {
+        // What was answered before the error still goes out; the error itself is worth more than another.
+        let _ = server.send();
+    }
+    result
+}
+
+/// Whether there is more to read at once.
+fn is_ready(input: &impl AsFd) -> bool {
+    let mut fds = [PollFd::new(input, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok_and(|count| count > 0)
+}
+
+/// A request that is not answered yet.
+enum Pending {
+    Open(Vec<u8>),
+    Hashes(HashRange, Option<Vec<u8>>),
+    Hint(Hint),
+    Block(BlockRange),
+    Checksum,
+    Done,
+}
+
+/// What is there once a device was opened.
+struct OpenDevice {
+    scanner: Arc<Scanner>,
+    hasher: Option<HasherChoice>,
+    checksum: Option<RunningChecksum>,
+    /// Everything before this position is in the checksum.
+    summed: u64,
+    /// Everything before this position has to be.
+    to_sum: u64,
+    released: u64,
+}
+
+struct HasherChoice {
+    algorithm: Algorithm,
+    salt: Vec<u8>,
+    /// One for each block size; clients use one or two.
+    hashers: Vec<Arc<BlockHasher>>,
+}
+
+struct Server<'a, W> {
+    session: ServerSession,
+    output: W,
+    queue: Queue,
+    context: Context<'a>,
+    options: ServeOptions,
+    open: Option<OpenDevice>,
+    pending: VecDeque<Pending>,
+    /// The number of the first pending request.
+    first_pending: u64,
+    input_ended: bool,
+    said_hello: bool,
+}
+
+impl<W: Write> Server<'_, W> {
+    fn run(&mut self) -> Result<()> {
+        // Both ends say hello at once.
+        self.send()?;
+        loop {
+            self.take_requests()?;
+            let done = self.answer()?;
+            self.send()?;
+            if done {
+                self.context.observer.event(&Event::SessionDone);
+                return Ok(());
+            }
+            // What waits in the session brings no event of its own.
+            if self.pending.len() < OPEN_REQUESTS && self.session.has_message() {
+                continue;
+            }
+            // The client's end counts only after what it said before.
+            if self.input_ended && self.pending.is_empty() {
+                self.session.end_of_input()?;
+            }
+            self.wait()?;
+        }
+    }
+
+    /// Takes requests from the session and starts the work for them.
+    fn take_requests(&mut self) -> Result<()> {
+        while self.pending.len() < OPEN_REQUESTS {
+            let event = match self.session.poll() {
+                Ok(Some(event)) => event,
+                Ok(None) => break,
+                // What was asked for before the mistake is answered all the same, as stock does.
+                Err(error) => {
+                    self.answer_all()?;
+                    return Err(error.into());
+                }
+            };
+            self.say_hello();
+            let number = self.first_pending + self.pending.len() as u64;
+            let pending = match event {
+                ServerEvent::Open(name) => Pending::Open(name),
+                ServerEvent::Digests(choice) => {
+                    if let Err(error) = self.choose(&choice) {
+                        self.answer_all()?;
+                        return Err(error);
+                    }
+                    continue;
+                }
+                ServerEvent::Hashes(range) => {
+                    if let Err(error) = self.start_hashing(range, number) {
+                        self.answer_all()?;
+                        return Err(error);
+                    }
+                    Pending::Hashes(range, None)
+                }
+                ServerEvent::Hint(hint) => Pending::Hint(hint),
+                ServerEvent::Block(range) => Pending::Block(range),
+                ServerEvent::Checksum => Pending::Checksum,
+                ServerEvent::Done => Pending::Done,
+            };
+            // Later requests need the device, so it is opened at once.
+            if let Pending::Open(name) = &pending {
+                let name = name.clone();
+                self.open_device(&name)?;
+            }
+            self.pending.push_back(pending);
+        }
+        Ok(())
+    }
+
+    fn say_hello(&mut self) {
+        if let (false, Some(peer)) = (self.said_hello, self.session.peer()) {
+            self.context.observer.event(&Event::PeerHello { word: peer.word().to_string() });
+            self.said_hello = true;
+        }
+    }
+
+    fn open_device(&mut self, name: &[u8]) -> Result<()> {
+        let device = Arc::new(Device::open(OsStr::from_bytes(name), Access::Read)?);
+        let scanner = Scanner::new(device, self.options.strategy, self.options.threads)?;
+        self.context.observer.event(&Event::Opened { device: String::from_utf8_lossy(name).into_owned() });
+        self.open = Some(OpenDevice { scanner, hasher: None, checksum: None, summed: 0, to_sum: 0, released: 0 });
+        Ok(())
+    }
+
+    fn device(&mut self) -> Result<&mut OpenDevice> {
+        // The session lets nothing through before a device was named.
+        self.open.as_mut().ok_or_else(|| Error::Resources("no device is open".into()))
+    }
+
+    fn choose(&mut self, choice: &DigestChoice) -> Result<()> {
+        let algorithm = Algorithm::from_str(&choice.digest);
+        let algorithm = algorithm.map_err(|error| Error::PeerDigest(lower_first(&error.to_string())))?;
+        let checksum = choice.checksum.as_deref().map(Algorithm::from_str).transpose();
+        let checksum = checksum.map_err(|error| Error::PeerChecksum(lower_first(&error.to_string())))?;
+        let sender = self.queue.sender();
+        let open = self.device()?;
+        open.hasher = Some(HasherChoice { algorithm, salt: choice.salt.clone(), hashers: Vec::new() });
+        open.checksum =
+            checksum.map(|checksum| RunningChecksum::start(checksum, Arc::clone(&open.scanner), sender)).transpose()?;
+        (open.summed, open.to_sum) = (0, 0);
+        self.session.accept_digests(algorithm.digest_size());
+        self.context.observer.event(&Event::Digests {
+            salt: choice.salt.clone(),
+            digest: choice.digest.clone(),
+            checksum: choice.checksum.clone(),
+        });
+        Ok(())
+    }
+
+    fn start_hashing(&mut self, range: HashRange, number: u64) -> Result<()> {
+        let sender = self.queue.sender();
+        let open = self.device()?;
+        let size = open.scanner.size();
+        if open.checksum.is_some() && range.start() > open.to_sum.max(size) {
+            return Err(Error::ChecksumGap { start: range.start(), end: open.to_sum, size });
+        }
+        // The session lets no hashes through before digests were chosen.
+        let choice = open.hasher.as_mut().ok_or_else(|| Error::Resources("no digest is chosen".into()))?;
+        let hasher = choice.for_block_size(range.step());
+        open.scanner.scan(range, &hasher, move |digests| {
+            // A session that is over needs no digests.
+            let _ = sender.send(Inbound::Scanned(number, digests));
+        });
+        if let Some(checksum) = &open.checksum
+            && range.end() > open.to_sum
+        {
+            open.to_sum = range.end();
+            checksum.extend(range.end());
+        }
+        self.context.observer.event(&Event::HashesRequested(range));
+        Ok(())
+    }
+
+    /// Answers requests from the front as far as they can be; true when the client is done.
+    fn answer(&mut self) -> Result<bool> {
+        while let Some(pending) = self.pending.front() {
+            let ready = match pending {
+                Pending::Hashes(_, digests) => digests.is_some(),
+                Pending::Checksum => self.open.as_ref().is_none_or(|open| open.summed >= open.to_sum),
+                _ => true,
+            };
+            if !ready {
+                break;
+            }
+            let Some(pending) = self.pending.pop_front() else { break };
+            self.first_pending += 1;
+            match pending {
+                Pending::Open(_) => {
+                    let size = self.device()?.scanner.device().size();
+                    self.session.answer_size(size);
+                }
+                Pending::Hashes(range, digests) => {
+                    self.session.answer_hashes(&range, &digests.unwrap_or_default());
+                }
+                Pending::Hint(hint) => {
+                    self.device()?.take_hint(hint);
+                    self.session.answer_hint(hint);
+                }
+                Pending::Block(range) => {
+                    let data = self.device()?.read_block(&range)?;
+                    self.session.answer_block(&range, &data);
+                }
+                Pending::Checksum => {
+                    let digest = self.device()?.checksum.take().map(RunningChecksum::finish).transpose()?;
+                    self.session.answer_checksum(&digest.unwrap_or_default());
+                }
+                Pending::Done => {
+                    self.session.answer_done();
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Answers everything that was asked for so far.
+    fn answer_all(&mut self) -> Result<()> {
+        loop {
+            self.answer()?;
+            self.send()?;
+            if self.pending.is_empty() {
+                return Ok(());
+            }
+            self.wait()?;
+        }
+    }
+
+    fn send(&mut self) -> Result<()> {
+        let bytes = self.session.output();
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let sent = self.output.write_all(bytes).and_then(|()| self.output.flush());
+        bytes.clear();
+        sent.map_err(Error::WritePeer)
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        match self.queue.next(self.context)? {
+            Inbound::Bytes { bytes, last } => {
+                self.session.receive(&bytes);
+                // A client that is known to have broken off gets no more answers.
+                if last && self.session.is_within_message() {
+                    self.session.end_of_input()?;
+                }
+            }
+            Inbound::End => self.input_ended = true,
+            Inbound::Failed(error) => return Err(Error::ReadPeer(error)),
+            Inbound::Summed(position) => self.device()?.summed = position?,
+            Inbound::Scanned(number, digests) => {
+                let index = (number - self.first_pending) as usize;
+                if let Some(Pending::Hashes(_, slot)) = self.pending.get_mut(index) {
+                    *slot = Some(digests?);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl OpenDevice {
+    fn take_hint(&mut self, hint: Hint) {
+        match hint.number {
+            Hint::FLUSH_CACHE => self.scanner.flush_cache(),
+            Hint::RELEASED_POSITION => {
+                let end = hint.argument.min(self.scanner.device().size());
+                self.scanner.device().release(self.released, end);
+                self.released = self.released.max(end);
+            }
+            // Hints change no answer: an unknown one is none.
+            _ => {}
+        }
+    }
+
+    fn read_block(&self, range: &BlockRange) -> Result<Vec<u8>> {
+        let (position, length) = (range.position(), u64::from(range.length()));
+        let size = self.scanner.device().size();
+        if position + length > size {
+            return Err(Error::PastEnd { position, length, size });
+        }
+        let mut data = vec![0; length as usize];
+        self.scanner.read_into(position, &mut data)?;
+        Ok(data)
+    }
+}
+
+impl HasherChoice {
+    fn for_block_size(&mut self, step: u64) -> Arc<BlockHasher> {
+        /// More block sizes than a sensible client uses; what it costs to make one anew is a zero block's digest.
+        const KEPT: usize = 4;
+        if let Some(hasher) = self.hashers.iter().find(|hasher| hasher.block_size() == step) {
+            return Arc::clone(hasher);
+        }
+        let hasher = Arc::new(BlockHasher::new(self.algorithm, &self.salt, step));
+        if self.hashers.len() == KEPT {
+            self.hashers.remove(0);
+        }
+        self.hashers.push(Arc::clone(&hasher));
+        hasher
+    }
+}
+
+fn lower_first(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_lowercase().collect::<String>() + letters.as_str())
+}

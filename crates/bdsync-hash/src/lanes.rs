@@ -1,0 +1,197 @@
+//! Hashes several blocks of one length side by side, with whatever can
+//! compress several lanes at once.
+//!
+//! Only what does not fill a compression block is copied: the salt with the
+//! head of the data, and the tail with the padding. Everything between is read
+//! where it is. Since all lanes have one length, one fill level serves them all.
+
+use crate::engine::{Engine, Stream};
+
+/// Longest compression block of any digest, in bytes, twice: padding may need
+/// a second one.
+pub(crate) const TAIL: usize = 2 * 168;
+
+/// The last bytes of each lane, with room for padding.
+pub(crate) type Tails<const LANES: usize> = [[u8; TAIL]; LANES];
+
+/// A digest's compression function for several lanes.
+///
+/// # Safety
+///
+/// A value of an implementing type exists only where the processor has the
+/// features that its functions use.
+pub(crate) unsafe trait Kernel<const LANES: usize>: Copy + Send + Sync + 'static {
+    /// The chaining values of all lanes.
+    type State: Clone + Send + Sync;
+
+    /// Whether the last full block is compressed in its own way, so that it has
+    /// to wait until it is known whether more follows.
+    const LAST_BLOCK_WAITS: bool = false;
+
+    /// See [`Engine::worthwhile`].
+    const WORTHWHILE: usize;
+
+    /// Bytes that one compression takes from each lane.
+    fn block_size(&self) -> usize;
+
+    /// The chaining values before the first byte.
+    fn start(&self) -> Self::State;
+
+    /// Compresses `count` consecutive blocks of each lane.
+    ///
+    /// # Safety
+    ///
+    /// Each pointer is valid for reads of `count` blocks.
+    unsafe fn compress(&self, state: &mut Self::State, lanes: &[*const u8; LANES], count: usize);
+
+    /// Pads and compresses the last bytes. `filled` bytes of each tail are
+    /// data, at most a block, and `total` bytes were taken in with them.
+    fn finish(&self, state: &mut Self::State, tails: &mut Tails<LANES>, filled: usize, total: u64);
+
+    /// Writes the digest of a lane, cut to the length of `out`.
+    fn digest(&self, state: &Self::State, lane: usize, out: &mut [u8]);
+}
+
+/// An engine over `kernel`, with the salt taken in.
+pub(crate) fn engine<K: Kernel<LANES>, const LANES: usize>(
+    kernel: K,
+    digest_size: usize,
+    salt: &[u8],
+) -> Box<dyn Engine> {
+    let mut salted =
+        Running { kernel, digest_size, state: kernel.start(), tails: [[0; TAIL]; LANES], filled: 0, total: 0 };
+    salted.take_in(&[salt; LANES]);
+    Box::new(SideBySide { salted })
+}
+
+struct SideBySide<K: Kernel<LANES>, const LANES: usize> {
+    salted: Running<K, LANES>,
+}
+
+impl<K: Kernel<LANES>, const LANES: usize> Engine for SideBySide<K, LANES> {
+    fn lanes(&self) -> usize {
+        LANES
+    }
+
+    fn worthwhile(&self) -> usize {
+        K::WORTHWHILE
+    }
+
+    fn digest_group(&self, blocks: &[&[u8]], out: &mut [u8]) {
+        let mut running = self.salted.clone();
+        running.take_in(&with_idle_lanes(blocks));
+        running.write_digests(out);
+    }
+
+    fn start(&self) -> Box<dyn Stream> {
+        Box::new(self.salted.clone())
+    }
+}
+
+/// Lanes on their way through the data.
+#[derive(Clone)]
+struct Running<K: Kernel<LANES>, const LANES: usize> {
+    kernel: K,
+    digest_size: usize,
+    state: K::State,
+    /// What was taken in but not compressed, at the start of each tail.
+    tails: Tails<LANES>,
+    /// How many bytes of each tail that is; at most a compression block.
+    filled: usize,
+    /// Bytes taken in by each lane.
+    total: u64,
+}
+
+impl<K: Kernel<LANES>, const LANES: usize> Stream for Running<K, LANES> {
+    fn update(&mut self, pieces: &[&[u8]]) {
+        self.take_in(&with_idle_lanes(pieces));
+    }
+
+    fn finish(mut self: Box<Self>, out: &mut [u8]) {
+        self.write_digests(out);
+    }
+}
+
+impl<K: Kernel<LANES>, const LANES: usize> Running<K, LANES> {
+    fn take_in(&mut self, pieces: &[&[u8]; LANES]) {
+        let length = pieces[0].len();
+        assert!(pieces.iter().all(|piece| piece.len() == length));
+        self.total += length as u64;
+
+        let block = self.kernel.block_size();
+        // A block that waits leaves at least one byte behind it.
+        let kept_back = usize::from(K::LAST_BLOCK_WAITS);
+        let mut start = 0;
+        if self.filled > 0 {
+            start = length.min(block - self.filled);
+            self.keep(pieces, 0, start);
+            if self.filled < block || length - start < kept_back {
+                return;
+            }
+            let lanes = self.tails.each_ref().map(|tail| tail.as_ptr());
+            // SAFETY: a tail is longer than a block.
+            unsafe { self.kernel.compress(&mut self.state, &lanes, 1) };
+            self.filled = 0;
+        }
+
+        let count = (length - start).saturating_sub(kept_back) / block;
+        let end = start + count * block;
+        if count > 0 {
+            let lanes = pieces.map(|piece| piece[start..end].as_ptr());
+            // SAFETY: each piece has `count` blocks from `start`.
+            unsafe { self.kernel.compress(&mut self.state, &lanes, count) };
+        }
+        self.keep(pieces, end, length);
+    }
+
+    /// Copies a part of each piece behind what is already kept.
+    fn keep(&mut self, pieces: &[&[u8]; LANES], start: usize, end: usize) {
+        let filled = self.filled + (end - start);
+        for (tail, piece) in self.tails.iter_mut().zip(pieces) {
+            tail[self.filled..filled].copy_from_slice(&piece[start..end]);
+        }
+        self.filled = filled;
+    }
+
+    fn write_digests(&mut self, out: &mut [u8]) {
+        self.kernel.finish(&mut self.state, &mut self.tails, self.filled, self.total);
+        for (lane, out) in out.chunks_exact_mut(self.digest_size).enumerate() {
+            self.kernel.digest(&self.state, lane, out);
+        }
+    }
+}
+
+/// Lanes without a piece of their own repeat the first one.
+fn with_idle_lanes<'p, const LANES: usize>(pieces: &[&'p [u8]]) -> [&'p [u8]; LANES] {
+    let mut lanes = [pieces[0]; LANES];
+    lanes[..pieces.len()].copy_from_slice(pieces);
+    lanes
+}
+
+/// Finishes the way MD4 did, and all that followed it: one bit, zeros, and the
+/// length in bits in the last `L` bytes of a block, as `bits` has it.
+pub(crate) fn finish_with_length<K: Kernel<LANES>, const LANES: usize, const L: usize>(
+    kernel: &K,
+    state: &mut K::State,
+    tails: &mut Tails<LANES>,
+    filled: usize,
+    bits: [u8; L],
+) {
+    let count = (filled + 1 + L).div_ceil(kernel.block_size());
+    let end = count * kernel.block_size();
+    for tail in tails.iter_mut() {
+        tail[filled] = 0x80;
+        tail[filled + 1..end - L].fill(0);
+        tail[end - L..end].copy_from_slice(&bits);
+    }
+    let lanes = tails.each_ref().map(|tail| tail.as_ptr());
+    // SAFETY: the tails have room for `count` blocks.
+    unsafe { kernel.compress(state, &lanes, count) };
+}
+
+/// Writes the words' bytes, as far as `out` goes.
+pub(crate) fn write_words<const W: usize>(words: impl Iterator<Item = [u8; W]>, out: &mut [u8]) {
+    for (word, out) in words.zip(out.chunks_mut(W)) {
+        out.copy_from_slice(&word[..out.len()]);
+    }
+}
