@@ -153,6 +153,6 @@ fn different_sizes_fail_the_task_and_leave_the_target() {
     let test = "different_sizes_fail_the_task_and_leave_the_target";
     let Some(outcome) = run_task(test, &dir, &settings) else { return };
     assert_ne!(outcome.code, Some(0), "{outcome}");
-    assert!(outcome.stderr.contains("Different sizes local=600000 remote=5"), "{outcome}");
+    assert!(outcome.stderr.contains("exit code: 3"), "{outcome}");
     assert_eq!(dir.read("target.img"), b"short");
 }

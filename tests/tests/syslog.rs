@@ -18,6 +18,9 @@ mount --rbind dev /dev
 exec "$@"
 "#;
 
+/// What the test itself sends when the server has ended.
+const END: &[u8] = b"the end of the log";
+
 /// Runs a server in such a namespace: how it ended, and what it logged.
 fn serve(test: &str, options: &[&str]) -> Option<(Outcome, Vec<String>)> {
     if !is_root() {
@@ -36,7 +39,8 @@ fn serve(test: &str, options: &[&str]) -> Option<(Outcome, Vec<String>)> {
     let dir = WorkDir::new();
     dir.write("target.img", &[5; 10_000]);
     let socket = UnixDatagram::bind(dir.path("log.socket")).expect("a socket");
-    socket.set_nonblocking(true).expect("a socket that does not block");
+    // The queue of a socket is short: somebody has to read while the server runs.
+    let listener = std::thread::spawn(move || listen(&socket));
     let session = [
         wire::hello("CLIENT"),
         wire::devfile("target.img"),
@@ -47,13 +51,23 @@ fn serve(test: &str, options: &[&str]) -> Option<(Outcome, Vec<String>)> {
     let run = Run::new(&unshare).args(["--mount", "--propagation", "private", "sh", "-c", NAMESPACE, "sh", &bdsync()]);
     let run = run.arg("--server").args(options.iter().copied()).cwd(dir.folder());
     let outcome = run.input(&session.concat()).run();
+    let last = UnixDatagram::unbound().expect("a socket");
+    last.send_to(END, dir.path("log.socket")).expect("the end of the log");
+    let lines = listener.join().expect("the lines of the log");
+    Some((outcome, lines))
+}
+
+/// What the socket receives until the test ends the log.
+fn listen(socket: &UnixDatagram) -> Vec<String> {
     let mut lines = Vec::new();
     let mut buffer = [0; 65_536];
-    // The server has ended: what it sent is in the socket.
     while let Ok(length) = socket.recv(&mut buffer) {
+        if &buffer[..length] == END {
+            break;
+        }
         lines.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
     }
-    Some((outcome, lines))
+    lines
 }
 
 #[test]

@@ -7,7 +7,6 @@ use thiserror::Error;
 
 /// A digest algorithm, as OpenSSL's default provider offers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub enum Algorithm {
     /// MD5, 16 bytes; the protocol's default.
     Md5,

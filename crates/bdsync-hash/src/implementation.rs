@@ -40,7 +40,10 @@ impl Implementation {
         #[cfg(target_arch = "x86_64")]
         return crate::x86::engine(self, algorithm, salt);
         #[cfg(not(target_arch = "x86_64"))]
-        return None;
+        {
+            let _ = (algorithm, salt);
+            None
+        }
     }
 
     fn name(self) -> &'static str {

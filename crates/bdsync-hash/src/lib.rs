@@ -15,6 +15,7 @@
 mod algorithm;
 mod block_hasher;
 mod checksum;
+#[cfg(target_arch = "x86_64")]
 mod constants;
 mod engine;
 mod implementation;

@@ -72,7 +72,7 @@ type State = [[u64; LANES]; 25];
 unsafe impl Kernel<LANES> for Keccak {
     type State = State;
 
-    const WORTHWHILE: usize = 2;
+    const WORTHWHILE: usize = 3;
 
     fn block_size(&self) -> usize {
         self.rate

@@ -99,7 +99,7 @@ type State = [[[u32; 8]; 2]; 4];
 unsafe impl Kernel<LANES> for Md5 {
     type State = State;
 
-    const WORTHWHILE: usize = 4;
+    const WORTHWHILE: usize = 3;
 
     fn block_size(&self) -> usize {
         BLOCK

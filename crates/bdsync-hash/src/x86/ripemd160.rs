@@ -67,7 +67,7 @@ type State = [[u32; 8]; 5];
 unsafe impl Kernel<LANES> for Ripemd160 {
     type State = State;
 
-    const WORTHWHILE: usize = 3;
+    const WORTHWHILE: usize = 2;
 
     fn block_size(&self) -> usize {
         BLOCK

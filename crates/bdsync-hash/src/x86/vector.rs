@@ -125,8 +125,7 @@ pub(super) fn rotl64<const N: i32>(x: V) -> V {
     const { assert!(0 < N && N < 64) };
     match N {
         1 => or(add64(x, x), shr64::<63>(x)),
-        // Opaque, lest the compiler shuffle what x was made of, twice as often.
-        32 => _mm256_shuffle_epi32::<0b10_11_00_01>(opaque(x)),
+        32 => _mm256_shuffle_epi32::<0b10_11_00_01>(x),
         8 | 16 | 24 | 40 | 48 | 56 => _mm256_shuffle_epi8(x, byte_rotation::<8>(N)),
         _ => or(_mm256_sll_epi64(x, _mm_cvtsi32_si128(N)), _mm256_srl_epi64(x, _mm_cvtsi32_si128(64 - N))),
     }
@@ -149,11 +148,27 @@ pub(super) fn rotr32<const N: i32>(x: V) -> V {
 pub(super) fn rotr64<const N: i32>(x: V) -> V {
     const { assert!(0 < N && N < 64) };
     match N {
-        32 => _mm256_shuffle_epi32::<0b10_11_00_01>(opaque(x)),
+        32 => _mm256_shuffle_epi32::<0b10_11_00_01>(x),
         8 | 16 | 24 | 40 | 48 | 56 => _mm256_shuffle_epi8(x, byte_rotation::<8>(64 - N)),
         63 => rotl64::<1>(x),
         _ => or(_mm256_srl_epi64(x, _mm_cvtsi32_si128(N)), _mm256_sll_epi64(x, _mm_cvtsi32_si128(64 - N))),
     }
+}
+
+/// Rotates 64-bit words right by less than 16 bits, or by more than 48, with
+/// multiplications. One operation more than with shifts, and worth it where
+/// nearly all others are shifts.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn multiply_rotr64<const N: i32>(x: V) -> V {
+    const { assert!((0 < N && N < 16) || (48 < N && N < 64)) };
+    // The product of a quarter of a word has the bits that stay in the quarter
+    // in its lower half, and those that go to the next one in its upper half.
+    // Opaque, or the compiler would make shifts of it.
+    let factor = opaque(_mm256_set1_epi16((1 << ((64 - N) % 16)) as i16));
+    let stay = _mm256_mullo_epi16(x, factor);
+    let go = _mm256_mulhi_epu16(x, factor);
+    if N < 16 { xor(rotl64::<48>(stay), go) } else { xor(stay, rotl64::<16>(go)) }
 }
 
 /// The shuffle that rotates words of `W` bytes left by `bits`.
@@ -195,7 +210,7 @@ fn swap_bytes32(x: V) -> V {
 /// Reverses the bytes of each 64-bit word.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn swap_bytes64(x: V) -> V {
+pub(super) fn swap_bytes64(x: V) -> V {
     let order = _mm256_setr_epi8(
         7, 6, 5, 4, 3, 2, 1, 0, 15, 14, 13, 12, 11, 10, 9, 8, //
         7, 6, 5, 4, 3, 2, 1, 0, 15, 14, 13, 12, 11, 10, 9, 8,

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "not every test uses all of it")]
 
 use bdsync_hash::Algorithm;
-use digest::{DynDigest, ExtendableOutput, Update, XofReader};
+use digest::{DynDigest, ExtendableOutput, XofReader};
 
 /// Bytes that look random enough, and are the same each time.
 pub(crate) fn pattern(length: usize) -> Vec<u8> {
@@ -21,7 +21,7 @@ pub(crate) fn reference(algorithm: Algorithm, parts: &[&[u8]]) -> Vec<u8> {
         parts.iter().for_each(|part| digest.update(part));
         Box::new(digest).finalize().into_vec()
     }
-    fn extendable(mut digest: impl ExtendableOutput + Update, parts: &[&[u8]], size: usize) -> Vec<u8> {
+    fn extendable(mut digest: impl ExtendableOutput, parts: &[&[u8]], size: usize) -> Vec<u8> {
         parts.iter().for_each(|part| digest.update(part));
         let mut out = vec![0; size];
         digest.finalize_xof().read(&mut out);
@@ -51,6 +51,5 @@ pub(crate) fn reference(algorithm: Algorithm, parts: &[&[u8]]) -> Vec<u8> {
             both.extend(reference(Algorithm::Sha1, parts));
             both
         }
-        _ => unreachable!("no reference for {algorithm}"),
     }
 }
