@@ -33,6 +33,7 @@ fn patches(criterion: &mut Criterion) {
         size_policy: SizePolicy::Strict,
         warn_size: false,
         warn_device: false,
+        punch_holes: false,
         verify: None,
     };
     let cancellation = Cancellation::new();

@@ -26,6 +26,7 @@ fuzz_target!(|data: &[u8]| {
         size_policy,
         warn_size: false,
         warn_device: false,
+        punch_holes: mode & 128 != 0,
         verify: None,
     };
     let cancellation = Cancellation::new();

@@ -1,6 +1,5 @@
 //! Which programs are tested.
 
-use std::path::PathBuf;
 use std::sync::OnceLock;
 
 /// The `bdsync` under test: `BDSYNC_BIN`, or the one built from the workspace
@@ -10,10 +9,15 @@ use std::sync::OnceLock;
 ///
 /// When `BDSYNC_BIN` names no file or the build fails.
 pub fn bdsync() -> String {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    let path = PATH.get_or_init(|| match std::env::var_os("BDSYNC_BIN") {
+    // A failure is kept as well: no test need see the same build fail again.
+    static PROGRAM: OnceLock<Result<String, String>> = OnceLock::new();
+    PROGRAM.get_or_init(find).clone().unwrap_or_else(|why| panic!("{why}"))
+}
+
+fn find() -> Result<String, String> {
+    let path = match std::env::var_os("BDSYNC_BIN") {
         Some(path) => {
-            std::fs::canonicalize(&path).unwrap_or_else(|error| panic!("BDSYNC_BIN {}: {error}", path.display()))
+            std::fs::canonicalize(&path).map_err(|error| format!("BDSYNC_BIN {}: {error}", path.display()))?
         }
         None => escargot::CargoBuild::new()
             .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
@@ -21,11 +25,11 @@ pub fn bdsync() -> String {
             .bin("bdsync")
             .current_release()
             .run()
-            .expect("bdsync builds")
+            .map_err(|error| format!("bdsync does not build: {error}"))?
             .path()
             .to_owned(),
-    });
-    path.to_str().expect("the path of the program is UTF-8").to_owned()
+    };
+    path.into_os_string().into_string().map_err(|path| format!("not UTF-8: {}", path.display()))
 }
 
 /// The stock `bdsync` that `STOCK_BDSYNC` names.

@@ -9,6 +9,7 @@
 //! | `BDSYNC_BIN` | the `bdsync` under test; built from the workspace when unset |
 //! | `STOCK_BDSYNC` | a stock `bdsync` to test against |
 //! | `STOCK_BDSYNC_TESTS` | the folder of stock's source tree, for its shell tests |
+//! | `RANDOM_CASES` | how many random cases to run |
 //! | `STOCK_CASES` | how many random cases to run against stock |
 //! | `BDSYNC_MANAGER_PY` | the Python `bdsync-manager` to run |
 //! | `TEST_SEED` | where random cases start |
@@ -21,6 +22,7 @@ mod requirement;
 mod rng;
 mod workdir;
 
+pub mod case;
 pub mod patch;
 pub mod procfs;
 pub mod recording;

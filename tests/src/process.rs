@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -143,70 +143,82 @@ impl Run {
         self.execute(Some(&mut look))
     }
 
+    #[expect(clippy::zombie_processes, reason = "wait4 waits for it, and says how much memory it took")]
     fn execute(mut self, look: Option<&mut dyn FnMut(u32)>) -> Outcome {
         let description = format!("{:?}", self.command);
         let deadline = Instant::now() + self.limit;
-        self.command.stdin(match &self.stdin {
-            Stdin::Null => Stdio::null(),
-            Stdin::Pipe(_) | Stdin::OpenPipe(_) => Stdio::piped(),
-            Stdin::File(path) => File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).into(),
+        self.command.stdin(self.stdin.stdio()).stdout(self.stdout.stdio()).stderr(Stdio::piped());
+        // A group of its own, so that a killed program takes its children with it.
+        self.command.process_group(0);
+        let mut child = self.command.spawn().unwrap_or_else(|error| panic!("start {description}: {error}"));
+        // The parent's copies of the descriptors go with the command.
+        drop(self.command);
+
+        let held_open = child.stdin.take().map(|pipe| self.stdin.feed(pipe));
+        let stdout = child.stdout.take().map(read_all);
+        let stderr = child.stderr.take().map(read_all);
+        let Some((status, peak_resident_bytes)) = wait(&child, deadline, look) else {
+            kill_group(&child);
+            panic!("{description} did not end in {:?}", self.limit)
+        };
+        drop(held_open);
+        let collect = |output: Option<Receiver<Vec<u8>>>| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            output.map_or(Ok(Vec::new()), |output| output.recv_timeout(left)).unwrap_or_else(|_| {
+                kill_group(&child);
+                panic!("{description} left a process behind that holds its output open")
+            })
+        };
+        Outcome {
+            code: status.code(),
+            signal: status.signal(),
+            stdout: collect(stdout),
+            stderr: String::from_utf8_lossy(&collect(stderr)).into_owned(),
+            peak_resident_bytes,
+            command: description,
+        }
+    }
+}
+
+impl Stdin {
+    fn stdio(&self) -> Stdio {
+        match self {
+            Self::Null => Stdio::null(),
+            Self::Pipe(_) | Self::OpenPipe(_) => Stdio::piped(),
+            Self::File(path) => File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).into(),
+        }
+    }
+
+    /// Writes to the program from another thread; the pipe comes back if it is to stay open.
+    fn feed(self, mut pipe: ChildStdin) -> Receiver<ChildStdin> {
+        let (sender, receiver) = channel();
+        std::thread::spawn(move || {
+            // A program that stops reading is the test's business, not the harness's.
+            match self {
+                Self::Null | Self::File(_) => {}
+                Self::Pipe(bytes) => _ = pipe.write_all(&bytes),
+                Self::OpenPipe(bytes) => {
+                    let _ = pipe.write_all(&bytes);
+                    let _ = sender.send(pipe);
+                }
+            }
         });
-        self.command.stdout(match &self.stdout {
-            Stdout::Capture => Stdio::piped(),
-            Stdout::File(path) => File::options()
+        receiver
+    }
+}
+
+impl Stdout {
+    fn stdio(&self) -> Stdio {
+        match self {
+            Self::Capture => Stdio::piped(),
+            Self::File(path) => File::options()
                 .write(true)
                 .create(true)
                 .truncate(true)
                 .open(path)
                 .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
                 .into(),
-            Stdout::ClosedPipe => std::io::pipe().expect("a pipe").1.into(),
-        });
-        // A group of its own, so that a killed program takes its children with it.
-        self.command.stderr(Stdio::piped()).process_group(0);
-        let mut child = self.command.spawn().unwrap_or_else(|error| panic!("start {description}: {error}"));
-        // The parent's copies of the descriptors go with the command.
-        drop(self.command);
-
-        let (held_open_tx, held_open) = channel();
-        if let (Some(mut pipe), Stdin::Pipe(bytes) | Stdin::OpenPipe(bytes)) = (child.stdin.take(), self.stdin.clone())
-        {
-            let keep = matches!(self.stdin, Stdin::OpenPipe(_));
-            std::thread::spawn(move || {
-                // A program that stops reading is the test's business, not the harness's.
-                let _ = pipe.write_all(&bytes);
-                if keep {
-                    let _ = held_open_tx.send(pipe);
-                }
-            });
-        }
-        let stdout = child.stdout.take().map(read_all);
-        let stderr = child.stderr.take().map(read_all);
-
-        let (status, peak_resident_bytes) = wait(&child, deadline, look).unwrap_or_else(|| {
-            kill_group(&child);
-            panic!("{description} did not end in {:?}", self.limit)
-        });
-        drop(held_open);
-        let collect = |output: Option<Receiver<Vec<u8>>>| match output {
-            None => Vec::new(),
-            Some(output) => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                output.recv_timeout(left).unwrap_or_else(|_| {
-                    kill_group(&child);
-                    panic!("{description} left a process behind that holds its output open")
-                })
-            }
-        };
-        let stdout = collect(stdout);
-        let stderr = String::from_utf8_lossy(&collect(stderr)).into_owned();
-        Outcome {
-            code: status.code(),
-            signal: status.signal(),
-            stdout,
-            stderr,
-            peak_resident_bytes,
-            command: description,
+            Self::ClosedPipe => std::io::pipe().expect("a pipe").1.into(),
         }
     }
 }

@@ -145,6 +145,20 @@ fn long_options_may_be_cut_to_a_unique_prefix() {
 }
 
 #[test]
+fn options_of_this_program_alone_take_no_prefix_from_stocks() {
+    let dir = images();
+    for prefix in ["--v", "--ve", "--ver", "--verb", "--t", "--tw", "--r", "--d", "--z", "--fl", "--fi", "--pr"] {
+        patch(&client(&dir, &[prefix]));
+    }
+    for (prefix, value) in [("--b", "512"), ("--ha", "md5"), ("--c", "md5")] {
+        patch(&client(&dir, &[prefix, value]));
+    }
+    dir.bdsync(["--s"]).input(&short_session()).run().exits(0);
+    dir.bdsync(["--pa", "--w"]).input(&Patch::new(SIZE as i64, "target.img").encode()).run().exits(0);
+    is_usage(&String::from_utf8_lossy(&dir.bdsync(["--he"]).run().exits(0).stdout));
+}
+
+#[test]
 fn options_may_follow_operands() {
     let dir = images();
     let server = dir.server();

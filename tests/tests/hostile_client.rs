@@ -175,8 +175,8 @@ fn announced_lengths_are_not_believed() {
 }
 
 #[test]
-fn what_follows_the_end_of_a_session_is_not_read() {
-    let outcome = serve(&[start("md5"), wire::done(), wire::gethashes(0, 4096, 1), vec![255; 5000]].concat());
+fn messages_after_the_end_of_a_session_are_not_answered() {
+    let outcome = serve(&[start("md5"), wire::done(), wire::gethashes(0, 4096, 1), wire::message(99, b"x")].concat());
     outcome.exits(0).says("");
     let kinds: Vec<u8> = wire::split(&outcome.stdout).iter().map(|(kind, _)| *kind).collect();
     assert_eq!(kinds, [kind::HELLO, kind::SIZE, kind::DONE]);

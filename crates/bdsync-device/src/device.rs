@@ -1,12 +1,13 @@
 //! One open file or block device.
 
 use std::ffi::OsStr;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Advice, OFlags, fadvise};
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
+use rustix::io::Errno;
 
 use crate::error::DeviceError;
 use crate::extent::Extent;
@@ -46,29 +47,13 @@ impl Device {
     /// What the system says, or that it is something else, such as a folder or a pipe.
     pub fn open(path: impl AsRef<OsStr>, access: Access) -> Result<Self, DeviceError> {
         let path = PathBuf::from(path.as_ref());
-        // A pipe must not hold us up before we can see that it is one.
-        let opened = OpenOptions::new()
-            .read(true)
-            .write(access == Access::ReadWrite)
-            .custom_flags(OFlags::NONBLOCK.bits() as i32)
-            .open(&path);
-        let mut file = opened.map_err(|source| DeviceError::Open { path: path.clone(), source })?;
         let failed = |source| DeviceError::Open { path: path.clone(), source };
-        let file_type = file.metadata().map_err(failed)?.file_type();
-        let kind = if file_type.is_file() {
-            DeviceKind::File
-        } else if file_type.is_block_device() {
-            DeviceKind::Block
-        } else {
-            let kind = if file_type.is_dir() {
-                "Is a directory"
-            } else if file_type.is_char_device() {
-                "Is a character device"
-            } else {
-                "Is a pipe or a socket"
-            };
-            return Err(DeviceError::Kind { path, kind });
-        };
+        let refused = |kind| DeviceError::Kind { path: path.clone(), kind };
+        // Opening a pipe would wait for its other end, so it is looked at before.
+        kind_of(&std::fs::metadata(&path).map_err(failed)?).map_err(refused)?;
+        let opened = OpenOptions::new().read(true).write(access == Access::ReadWrite).open(&path);
+        let mut file = opened.map_err(failed)?;
+        let kind = kind_of(&file.metadata().map_err(failed)?).map_err(refused)?;
         // The end of a block device is its BLKGETSIZE64.
         let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
         Ok(Self { file, path, kind, size })
@@ -132,6 +117,30 @@ impl Device {
         Ok(())
     }
 
+    /// Makes the `length` bytes from `position` on read as zeros, without storing them
+    /// where the file system or the disk can do that, and by writing zeros elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// A write error with its position.
+    pub fn write_zeros(&self, position: u64, length: u64) -> Result<(), DeviceError> {
+        static ZEROS: [u8; 65536] = [0; 65536];
+        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match fallocate(&self.file, punch, position, length) {
+            Ok(()) => return Ok(()),
+            // Not here, or not at this alignment.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NODEV) => {}
+            Err(error) => return Err(self.write_error(position, error.into())),
+        }
+        let mut done = 0;
+        while done < length {
+            let piece = (length - done).min(ZEROS.len() as u64) as usize;
+            self.write_at(position + done, &ZEROS[..piece])?;
+            done += piece as u64;
+        }
+        Ok(())
+    }
+
     /// Gives a file another size. What is added is a hole.
     ///
     /// # Errors
@@ -179,6 +188,24 @@ impl Device {
 
     fn write_error(&self, position: u64, source: io::Error) -> DeviceError {
         DeviceError::Write { path: self.path.clone(), position, source }
+    }
+}
+
+/// What a path leads to, if it can be synchronised.
+fn kind_of(metadata: &Metadata) -> Result<DeviceKind, &'static str> {
+    let file_type = metadata.file_type();
+    // `/dev/null` stands for an empty file.
+    let is_null = file_type.is_char_device() && metadata.rdev() == rustix::fs::makedev(1, 3);
+    if file_type.is_file() || is_null {
+        Ok(DeviceKind::File)
+    } else if file_type.is_block_device() {
+        Ok(DeviceKind::Block)
+    } else if file_type.is_dir() {
+        Err("Is a directory")
+    } else if file_type.is_char_device() {
+        Err("Is a character device")
+    } else {
+        Err("Is a pipe or a socket")
     }
 }
 
@@ -231,12 +258,27 @@ mod tests {
     }
 
     #[test]
+    fn zeros_take_no_space_where_that_is_possible() {
+        use std::os::unix::fs::MetadataExt;
+        let file = image(&[1; 1 << 20]);
+        let device = Device::open(file.path(), Access::ReadWrite).unwrap();
+        let before = file.as_file().metadata().unwrap().blocks();
+        device.write_zeros(4096, (1 << 20) - 8192).unwrap();
+        assert!(file.as_file().metadata().unwrap().blocks() < before / 2);
+        let mut content = vec![9; 1 << 20];
+        device.read_at(0, &mut content).unwrap();
+        assert!(content[4096..(1 << 20) - 4096].iter().all(|&byte| byte == 0));
+        assert_eq!((content[4095], content[(1 << 20) - 4096]), (1, 1));
+    }
+
+    #[test]
     fn folders_pipes_and_missing_files_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let kind = Device::open(folder.path(), Access::Read).unwrap_err();
         assert!(matches!(kind, DeviceError::Kind { .. }), "{kind}");
-        let null = Device::open("/dev/null", Access::Read).unwrap_err();
-        assert!(null.to_string().contains("character device"), "{null}");
+        let zero = Device::open("/dev/zero", Access::Read).unwrap_err();
+        assert!(zero.to_string().contains("character device"), "{zero}");
+        assert_eq!(Device::open("/dev/null", Access::Read).unwrap().size(), 0);
         let missing = Device::open(folder.path().join("no"), Access::Read).unwrap_err();
         assert!(missing.to_string().ends_with("]: No such file or directory"), "{missing}");
         let pipe = folder.path().join("pipe");

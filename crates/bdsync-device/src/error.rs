@@ -65,7 +65,7 @@ pub enum DeviceError {
 }
 
 /// The system's message without Rust's "(os error N)".
-pub(crate) fn plain(error: &io::Error) -> String {
+pub fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     match text.find(" (os error") {
         Some(at) => text[..at].to_string(),

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{SeekFrom, seek};
+use rustix::fs::{SeekFrom, fstat, seek};
 
 use crate::device::Device;
 
@@ -22,6 +22,14 @@ pub struct Extent {
 /// Asks the file system; `position` must be before `size`.
 pub(crate) fn query(file: &File, position: u64, size: u64) -> Extent {
     let data = Extent { hole: false, start: position, end: size };
+    let extent = ask(file, position, size, data);
+    // A file that became shorter has no hole at its end: it has no end there any more,
+    // and reading will say so.
+    let shorter = || fstat(file).is_ok_and(|stat| (stat.st_size as u64) < size);
+    if extent.hole && extent.end >= size && shorter() { data } else { extent }
+}
+
+fn ask(file: &File, position: u64, size: u64, data: Extent) -> Extent {
     match seek(file, SeekFrom::Data(position)) {
         Ok(at) if at > position => Extent { hole: true, start: position, end: at.min(size) },
         Ok(_) => match seek(file, SeekFrom::Hole(position)) {

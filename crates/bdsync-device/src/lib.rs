@@ -1,13 +1,14 @@
 //! Files and block devices as something with a size, bytes at positions, and holes.
 //!
 //! A [`Device`] is opened once and can be shared between threads. Its bytes are
-//! read through a [`BlockReader`]: positional reads, or a memory map that reports
+//! read through a [`BlockReader`]: positional reads, direct ones, or a memory map that reports
 //! a failing or shrinking device as an error where others die of SIGBUS.
 //!
 //! This crate knows nothing of protocols and digests. All sizes and positions are bytes.
 
 mod buffer;
 mod device;
+mod direct;
 mod error;
 mod extent;
 mod mapped;
@@ -17,6 +18,6 @@ mod sigbus;
 
 pub use buffer::AlignedBuffer;
 pub use device::{Access, Device, DeviceKind};
-pub use error::DeviceError;
+pub use error::{DeviceError, plain};
 pub use extent::{Extent, ExtentMap};
 pub use reader::{BlockReader, ReadStrategy};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use memmap2::{Advice, Mmap, MmapOptions};
 
 use crate::buffer::AlignedBuffer;
-use crate::device::{Device, ended};
+use crate::device::{Device, DeviceKind, ended};
 use crate::error::DeviceError;
 use crate::reader::BlockReader;
 use crate::sigbus::Guard;
@@ -38,6 +38,9 @@ impl MappedReader {
     }
 
     fn bytes(&self, position: u64, length: usize) -> Result<&[u8], DeviceError> {
+        if length == 0 {
+            return Ok(&[]);
+        }
         let map: &[u8] = self.map.as_deref().unwrap_or_default();
         let range = usize::try_from(position).ok().and_then(|start| Some(start..start.checked_add(length)?));
         range
@@ -47,11 +50,19 @@ impl MappedReader {
 
     /// Whether a page of this range was missing when it was looked at.
     fn check(&self, position: u64, length: usize) -> Result<(), DeviceError> {
+        let end = position + length as u64;
+        // The last page of a file that became shorter is there, with zeros behind the end.
+        if self.device.kind() == DeviceKind::File {
+            let now = self.device.file().metadata().map_err(|error| self.device.read_error(position, error))?.len();
+            if now < end && length > 0 {
+                return Err(self.device.read_error(now.max(position), ended()));
+            }
+        }
         let Some(fault) = self.guard.as_ref().and_then(Guard::first_fault) else {
             return Ok(());
         };
         // A page was replaced by zeros for good: what lies behind it is not to be trusted either.
-        if fault as u64 >= position + length as u64 {
+        if fault as u64 >= end {
             return Ok(());
         }
         // The system can say what is wrong where the map could not.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::buffer::AlignedBuffer;
 use crate::device::Device;
+use crate::direct::DirectReader;
 use crate::error::DeviceError;
 use crate::mapped::MappedReader;
 use crate::positional::PositionalReader;
@@ -14,7 +15,7 @@ pub trait BlockReader: Send + Sync {
     /// The device that is read.
     fn device(&self) -> &Device;
 
-    /// Fills `buffer` with the bytes from `position` on.
+    /// Fills `buffer` with the bytes from `position` on. An empty buffer is filled anywhere.
     ///
     /// # Errors
     ///
@@ -45,6 +46,8 @@ pub enum ReadStrategy {
     Positional,
     /// A memory map of the whole device.
     Mapped,
+    /// Reads past the page cache.
+    Direct,
 }
 
 impl ReadStrategy {
@@ -52,11 +55,12 @@ impl ReadStrategy {
     ///
     /// # Errors
     ///
-    /// A map can be refused by the system; the error says why.
+    /// A map or direct reads can be refused by the system; the error says why.
     pub fn reader(self, device: Arc<Device>) -> io::Result<Box<dyn BlockReader>> {
         Ok(match self {
             Self::Positional => Box::new(PositionalReader::new(device)),
             Self::Mapped => Box::new(MappedReader::new(device)?),
+            Self::Direct => Box::new(DirectReader::new(device)?),
         })
     }
 }
@@ -68,7 +72,7 @@ mod tests {
     use super::*;
     use crate::device::Access;
 
-    const STRATEGIES: [ReadStrategy; 2] = [ReadStrategy::Positional, ReadStrategy::Mapped];
+    const STRATEGIES: [ReadStrategy; 3] = [ReadStrategy::Positional, ReadStrategy::Mapped, ReadStrategy::Direct];
 
     fn pattern(length: usize) -> Vec<u8> {
         (0..length).map(|at| (at * 7 + at / 256) as u8).collect()
@@ -102,6 +106,28 @@ mod tests {
                     .unwrap();
                 assert_eq!(seen, content[start..end], "{strategy:?}");
             }
+        }
+    }
+
+    #[test]
+    fn nothing_is_read_anywhere() {
+        let file = file_with(&pattern(5000));
+        for strategy in STRATEGIES {
+            let reader = open(&file, strategy);
+            for position in [0, 4999, 5000, 5001, 1 << 40] {
+                reader.read_into(position, &mut []).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_shrinks_within_a_page_is_noticed() {
+        for strategy in STRATEGIES {
+            let file = file_with(&pattern(5096));
+            let reader = open(&file, strategy);
+            file.as_file().set_len(4097).unwrap();
+            let error = reader.read_into(4096, &mut [0; 1000]).unwrap_err();
+            assert!(matches!(error, DeviceError::Read { position: 4097, .. }), "{strategy:?}: {error}");
         }
     }
 
@@ -148,7 +174,7 @@ mod tests {
                 std::hint::black_box(bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>());
             });
             match strategy {
-                ReadStrategy::Positional => assert!(result.is_ok()),
+                ReadStrategy::Positional | ReadStrategy::Direct => assert!(result.is_ok()),
                 ReadStrategy::Mapped => assert!(matches!(result, Err(DeviceError::Read { .. }))),
             }
         }

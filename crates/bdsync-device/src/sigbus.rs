@@ -96,6 +96,8 @@ fn install() {
 extern "C" fn handle(signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid siginfo to a SA_SIGINFO handler; for SIGBUS it has an address.
     let address = unsafe { (*info).si_addr() } as usize;
+    // SAFETY: the address of errno is this thread's own.
+    let errno = unsafe { *libc::__errno_location() };
     let page_size = PAGE_SIZE.load(Ordering::Relaxed);
     let page = address & !(page_size - 1);
     for slot in &SLOT {
@@ -104,6 +106,8 @@ extern "C" fn handle(signal: libc::c_int, info: *mut libc::siginfo_t, _context: 
         if address < start || address >= end {
             continue;
         }
+        // Said first: whoever sees the zeros must find it.
+        slot.fault.fetch_min(page.max(start), Ordering::AcqRel);
         // SAFETY: the page lies in a map that a live guard watches, so replacing
         // it frees nothing that is used otherwise; mmap is a plain system call.
         let replaced = unsafe {
@@ -116,10 +120,11 @@ extern "C" fn handle(signal: libc::c_int, info: *mut libc::siginfo_t, _context: 
                 0,
             )
         };
+        // SAFETY: the address of errno is this thread's own.
+        unsafe { *libc::__errno_location() = errno };
         if replaced == libc::MAP_FAILED {
             break;
         }
-        slot.fault.fetch_min(page.max(start), Ordering::AcqRel);
         return;
     }
     // Not ours: the default action takes place when the instruction is run again.

@@ -5,8 +5,8 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::str::FromStr;
 
-use bdsync_device::{Access, Device};
-use bdsync_hash::{Algorithm, Checksum};
+use bdsync_device::{Access, Device, DeviceError};
+use bdsync_hash::{Algorithm, Checksum, is_zero};
 use bdsync_proto::limits::TWO_PASS_FACTOR;
 use bdsync_proto::patch::{PatchChecksum, PatchError, PatchHeader, PatchReader};
 
@@ -31,6 +31,8 @@ pub struct ApplyOptions {
     pub warn_size: bool,
     /// Tell the observer when the patch was made for a device of another name.
     pub warn_device: bool,
+    /// Give the space of zeros back to the file system or the disk.
+    pub punch_holes: bool,
     /// Compare the patch's checksum with the device afterwards.
     pub verify: Option<VerifyOptions>,
 }
@@ -105,7 +107,7 @@ pub fn apply(patch: impl Read, options: &ApplyOptions, context: Context<'_>) -> 
     });
     let checksum = result.map_err(|cause| target.partly_applied(cause))?;
     if let Some(verify) = &options.verify {
-        target.verify(checksum.as_ref(), verify, context)?;
+        target.verify(header.size, checksum.as_ref(), verify, context)?;
     }
     Ok(ApplyStats {
         record_count: target.record_count,
@@ -122,10 +124,15 @@ struct Target {
     /// Neighbouring records that are not written yet, and where they go.
     gathered: Vec<u8>,
     gathered_at: u64,
+    /// Whether anything was written, even if only in part.
+    touched: bool,
+    /// Whether they are zeros that shall take no space.
+    gathered_zeros: bool,
     gathered_records: u64,
     record_count: u64,
     written_bytes: u64,
     last_position: u64,
+    punch_holes: bool,
 }
 
 impl Target {
@@ -167,10 +174,13 @@ impl Target {
             size_before,
             gathered: Vec::with_capacity(WRITE),
             gathered_at: 0,
+            gathered_zeros: false,
+            touched: false,
             gathered_records: 0,
             record_count: 0,
             written_bytes: 0,
             last_position: 0,
+            punch_holes: options.punch_holes,
         })
     }
 
@@ -194,9 +204,13 @@ impl Target {
         let room = self.device.size().saturating_sub(position);
         let data = &data[..room.min(data.len() as u64) as usize];
         let follows = position == self.gathered_at + self.gathered.len() as u64;
-        if !follows || self.gathered.len() + data.len() > WRITE {
+        // Zeros are gathered apart from the rest, if they are to become holes.
+        let zeros = self.punch_holes && is_zero(data);
+        let apart = zeros != self.gathered_zeros;
+        if !follows || apart || self.gathered.len() + data.len() > WRITE {
             self.write_gathered()?;
             self.gathered_at = position;
+            self.gathered_zeros = zeros;
         }
         self.gathered.extend_from_slice(data);
         self.gathered_records += 1;
@@ -205,9 +219,19 @@ impl Target {
 
     fn write_gathered(&mut self) -> Result<()> {
         if !self.gathered.is_empty() {
-            self.device.write_at(self.gathered_at, &self.gathered)?;
-            self.written_bytes += self.gathered.len() as u64;
+            self.touched = true;
             self.last_position = self.gathered_at;
+            let written = match self.gathered_zeros {
+                true => self.device.write_zeros(self.gathered_at, self.gathered.len() as u64),
+                false => self.device.write_at(self.gathered_at, &self.gathered),
+            };
+            if let Err(error) = written {
+                if let DeviceError::Write { position, .. } = &error {
+                    self.written_bytes += position - self.gathered_at;
+                }
+                return Err(error.into());
+            }
+            self.written_bytes += self.gathered.len() as u64;
             self.gathered.clear();
         }
         self.record_count += self.gathered_records;
@@ -218,7 +242,7 @@ impl Target {
     /// Says how much of the patch was applied before an error, if any was.
     fn partly_applied(&self, cause: Error) -> Error {
         let (before, now) = (self.size_before, self.device.size());
-        if self.written_bytes == 0 && before == now {
+        if !self.touched && before == now {
             return cause;
         }
         let resized =
@@ -234,16 +258,16 @@ impl Target {
     }
 
     /// Compares the patch's checksum with the device.
-    fn verify(&self, checksum: Option<&PatchChecksum>, options: &VerifyOptions, context: Context<'_>) -> Result<()> {
-        let Some(PatchChecksum { name, digest }) = checksum else {
-            let text = "the patch has no checksum to verify; make it with --checksum=DIGEST";
-            return Err(Error::CannotVerify(text.into()));
-        };
-        let algorithm = Algorithm::from_str(name).map_err(|error| Error::CannotVerify(error.to_string()))?;
+    fn verify(
+        &self,
+        patch_size: u64,
+        checksum: Option<&PatchChecksum>,
+        options: &VerifyOptions,
+        context: Context<'_>,
+    ) -> Result<()> {
+        let (algorithm, PatchChecksum { name, digest }) = verifiable(checksum)?;
         let step = options.block_size * if options.two_pass { TWO_PASS_FACTOR } else { 1 };
-        let size = self.device.size();
-        // The source was read as whole blocks up to the larger of the two sizes.
-        let end = size.max(self.size_before).next_multiple_of(step);
+        let size = self.device.size().min(patch_size);
         let mut running = Checksum::new(algorithm);
         let mut buffer = vec![0; WRITE];
         let mut position = 0;
@@ -255,24 +279,37 @@ impl Target {
             running.update(piece);
             position += length;
         }
+        // The source was read as whole blocks, up to the larger of the two sizes: that
+        // of a target which has its new size already is not known any more.
+        let end = size.next_multiple_of(step);
         running.update_zeros(end - size);
+        let mut longer = running.clone();
+        longer.update_zeros(size.max(self.size_before).next_multiple_of(step) - end);
         let found = running.finish();
-        if found == *digest {
+        if found == *digest || longer.finish() == *digest {
             return Ok(());
         }
-        let uneven = size % step != 0 || size != self.size_before;
         Err(Error::ChecksumMismatch {
             name: name.clone(),
             expected: hex(digest),
             found: hex(&found),
             device: self.device.path().display().to_string(),
-            hint: if uneven {
-                "; the checksum of a size that is no multiple of the block size depends on --blocksize and --twopass: give those that made the patch"
-            } else {
-                ""
-            },
         })
     }
+}
+
+/// The digest of a checksum that can be verified.
+///
+/// # Errors
+///
+/// If there is none, or its digest is unknown.
+pub fn verifiable(checksum: Option<&PatchChecksum>) -> Result<(Algorithm, &PatchChecksum)> {
+    let Some(checksum) = checksum else {
+        let text = "the patch has no checksum to verify; make it with --checksum=DIGEST";
+        return Err(Error::CannotVerify(text.into()));
+    };
+    let algorithm = Algorithm::from_str(&checksum.name).map_err(|error| Error::CannotVerify(error.to_string()))?;
+    Ok((algorithm, checksum))
 }
 
 /// Bytes as hexadecimal digits.

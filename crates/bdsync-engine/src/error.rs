@@ -2,7 +2,7 @@
 
 use std::io;
 
-use bdsync_device::DeviceError;
+use bdsync_device::{DeviceError, plain};
 use bdsync_proto::patch::PatchError;
 use bdsync_proto::{ExitCode, ProtocolError};
 
@@ -35,13 +35,13 @@ pub enum Error {
         far_bytes: u64,
     },
     /// Reading from the other end failed.
-    #[error("Read error: cannot read from the peer: {0}")]
+    #[error("Read error: cannot read from the peer: {}", plain(.0))]
     ReadPeer(io::Error),
     /// Writing to the other end failed.
-    #[error("Write error: cannot write to the peer: {0}")]
+    #[error("Write error: cannot write to the peer: {}", plain(.0))]
     WritePeer(io::Error),
     /// Writing the patch failed.
-    #[error("Write error: cannot write the patch: {0}")]
+    #[error("Write error: cannot write the patch: {}", plain(.0))]
     WritePatch(io::Error),
     /// A digest that this end does not have was asked for by the other end.
     #[error("Digest error: the peer asked for an {0}")]
@@ -75,7 +75,7 @@ pub enum Error {
     #[error("{0}")]
     Parameter(String),
     /// The system's random generator failed.
-    #[error("No random bytes for the salt: {0}")]
+    #[error("No random bytes for the salt: {}", plain(.0))]
     Random(io::Error),
     /// Threads or memory could not be had.
     #[error("Process error: {0}")]
@@ -99,7 +99,9 @@ pub enum Error {
         resized: String,
     },
     /// The checksum in a patch is not that of the device after applying.
-    #[error("Checksum error: the patch says {name} {expected}, {device} has {found}{hint}")]
+    #[error(
+        "Checksum error: the patch says {name} {expected}, {device} has {found}; are --blocksize and --twopass those that made the patch?"
+    )]
     ChecksumMismatch {
         /// The digest's name.
         name: String,
@@ -109,8 +111,6 @@ pub enum Error {
         found: String,
         /// The target.
         device: String,
-        /// What else could be the reason, in words that follow the rest.
-        hint: &'static str,
     },
     /// A checksum was to be verified and there is none, or it is of an unknown kind.
     #[error("Checksum error: {0}")]

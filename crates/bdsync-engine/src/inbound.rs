@@ -1,7 +1,8 @@
 //! One queue for everything that a session's thread waits for.
 
+use std::cell::Cell;
 use std::io::{self, Read};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -10,9 +11,8 @@ use crate::events::{Context, Event};
 /// How much is read from the peer at once, in bytes.
 const CHUNK: usize = 1 << 16;
 
-/// How many things may wait. Chunks from the peer fill it at most to some MiB;
-/// results of scans are fewer than this, so that no worker waits here for long.
-const DEPTH: usize = 48;
+/// How many chunks from the peer may wait here and in the session.
+const CHUNKS: usize = 8;
 
 /// How long a cancellation can go unnoticed, and how often a wait is reported.
 const TICK: Duration = Duration::from_millis(100);
@@ -28,21 +28,27 @@ pub(crate) enum Inbound {
     Failed(io::Error),
     /// The digests of a range that was scanned, by its number.
     Scanned(u64, Result<Vec<u8>>),
-    /// Everything before this position is in the checksum.
-    Summed(Result<u64>),
+    /// A running checksum has come further, or cannot.
+    Summed(Result<()>),
 }
 
 /// The queue's end that the session's thread has.
+///
+/// Whoever puts in a result never waits: there are no more results than requests.
+/// The peer is read only as fast as what it sent is used up: see [`used_up`](Self::used_up).
 pub(crate) struct Queue {
     receiver: Receiver<Inbound>,
-    sender: SyncSender<Inbound>,
+    sender: Sender<Inbound>,
+    permits: Option<Sender<()>>,
+    /// Chunks that were taken out and are not used up yet.
+    taken: Cell<usize>,
 }
 
 impl Queue {
     /// A queue without a peer.
     pub(crate) fn new() -> Self {
-        let (sender, receiver) = sync_channel(DEPTH);
-        Self { receiver, sender }
+        let (sender, receiver) = channel();
+        Self { receiver, sender, permits: None, taken: Cell::new(0) }
     }
 
     /// Reads the peer's stream into the queue, in a thread of its own. The thread
@@ -50,21 +56,37 @@ impl Queue {
     ///
     /// `is_ready` tells whether the stream has more to give at once (its end, too):
     /// then that is handed over together with what came before.
-    pub(crate) fn read_peer<R>(&self, peer: R, is_ready: fn(&R) -> bool) -> Result<()>
+    pub(crate) fn read_peer<R>(&mut self, peer: R, is_ready: fn(&R) -> bool) -> Result<()>
     where
         R: Read + Send + 'static,
     {
         let sender = self.sender.clone();
+        let (permits, permitted) = channel();
+        for _ in 0..CHUNKS {
+            // The receiver is right here.
+            let _ = permits.send(());
+        }
+        self.permits = Some(permits);
         let thread = std::thread::Builder::new().name("peer".into());
         thread
-            .spawn(move || read_all(peer, is_ready, &sender))
+            .spawn(move || read_all(peer, is_ready, &permitted, &sender))
             .map(drop)
             .map_err(|error| Error::Resources(format!("cannot start a thread: {error}")))
     }
 
     /// An end for those who put something in.
-    pub(crate) fn sender(&self) -> SyncSender<Inbound> {
+    pub(crate) fn sender(&self) -> Sender<Inbound> {
         self.sender.clone()
+    }
+
+    /// Says that no whole message of what was taken out is left: the peer is read on.
+    pub(crate) fn used_up(&self) {
+        for _ in 0..self.taken.take() {
+            if let Some(permits) = &self.permits {
+                // A reader that has ended needs no permit.
+                let _ = permits.send(());
+            }
+        }
     }
 
     /// The next thing; waits for it without using the processor.
@@ -72,7 +94,12 @@ impl Queue {
         loop {
             context.cancellation.check()?;
             match self.receiver.recv_timeout(TICK) {
-                Ok(inbound) => return Ok(inbound),
+                Ok(inbound) => {
+                    if matches!(inbound, Inbound::Bytes { .. }) {
+                        self.taken.set(self.taken.get() + 1);
+                    }
+                    return Ok(inbound);
+                }
                 Err(RecvTimeoutError::Timeout) => context.observer.event(&Event::Waiting),
                 Err(RecvTimeoutError::Disconnected) => unreachable!("the queue itself has a sender"),
             }
@@ -80,9 +107,9 @@ impl Queue {
     }
 }
 
-fn read_all<R: Read>(mut peer: R, is_ready: fn(&R) -> bool, sender: &SyncSender<Inbound>) {
+fn read_all<R: Read>(mut peer: R, is_ready: fn(&R) -> bool, permitted: &Receiver<()>, sender: &Sender<Inbound>) {
     let mut chunk = vec![0; CHUNK];
-    loop {
+    while permitted.recv().is_ok() {
         let mut filled = 0;
         let end = loop {
             match peer.read(&mut chunk[filled..]) {

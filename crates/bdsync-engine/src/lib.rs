@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod apply;
+pub mod bench;
 mod checksum;
 pub mod diff;
 mod error;

@@ -33,6 +33,7 @@ pub struct Scanner {
     pool: ThreadPool,
     buffers: Mutex<Vec<AlignedBuffer>>,
     flush: AtomicBool,
+    stop: AtomicBool,
     /// What lies behind this counts as zeros, in bytes.
     size: AtomicU64,
 }
@@ -56,8 +57,8 @@ impl Scanner {
         let reader = strategy
             .reader(device)
             .map_err(|error| Error::Resources(format!("cannot map {}: {error}", path.display())))?;
-        let (buffers, flush) = (Mutex::default(), AtomicBool::new(false));
-        Ok(Arc::new(Self { reader, extents: ExtentMap::new(), pool, buffers, flush, size }))
+        let (buffers, flush, stop) = (Mutex::default(), AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Arc::new(Self { reader, extents: ExtentMap::new(), pool, buffers, flush, stop, size }))
     }
 
     /// The device that is scanned.
@@ -68,6 +69,22 @@ impl Scanner {
     /// How much of the device counts, in bytes; what lies behind is taken for zeros.
     pub fn size(&self) -> u64 {
         self.size.load(Ordering::Relaxed)
+    }
+
+    /// Drops everything that was asked for and waits until the device is not read any
+    /// more. The scanner is of no use after that.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // Each thread gets to this only after what it was at.
+        self.pool.broadcast(|_| ());
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn check_stopped(&self) -> Result<()> {
+        if self.is_stopped() { Err(Error::Cancelled) } else { Ok(()) }
     }
 
     /// From now on, nothing behind `size` bytes counts.
@@ -118,6 +135,35 @@ impl Scanner {
         }
     }
 
+    /// Reads a range in the background and does nothing with it, for measurements.
+    pub(crate) fn read_through(
+        self: &Arc<Self>,
+        position: u64,
+        length: u64,
+        done: impl FnOnce(Result<()>) + Send + 'static,
+    ) {
+        let scanner = Arc::clone(self);
+        self.pool.spawn_fifo(move || {
+            let read = || {
+                let mut buffer = scanner.take_buffer()?;
+                for start in (position..position + length).step_by(SPAN as usize) {
+                    let piece = (position + length - start).min(SPAN) as usize;
+                    scanner.reader.visit(start, piece, &mut buffer, &mut |bytes| {
+                        // A map reads a page when it is touched.
+                        std::hint::black_box(bytes.iter().step_by(4096).fold(0, |sum, byte| sum ^ byte));
+                    })?;
+                }
+                scanner.give_buffer(buffer);
+                Ok(())
+            };
+            done(read());
+        });
+    }
+
+    fn give_buffer(&self, buffer: AlignedBuffer) {
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+    }
+
     /// Digests of `count` blocks from `start` on.
     fn hash_blocks(&self, hasher: &BlockHasher, start: u64, count: u64) -> Result<Vec<u8>> {
         let digest_size = hasher.digest_size();
@@ -126,7 +172,7 @@ impl Scanner {
         let end = start + count * hasher.block_size();
         let mut blocks = Blocks { scanner: self, hasher, position: start, end, digests: &mut digests };
         let result = blocks.run(&mut buffer);
-        self.buffers.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+        self.give_buffer(buffer);
         if self.flush.load(Ordering::Relaxed) {
             self.device().release(start, end);
         }
@@ -179,6 +225,7 @@ impl Blocks<'_> {
         let step = self.hasher.block_size();
         let lanes = self.hasher.lanes() as u64;
         while self.position < self.end {
+            self.scanner.check_stopped()?;
             let hole_end = self.hole_end(size);
             let empty = (hole_end.min(self.end) - self.position) / step;
             if empty > 0 {
@@ -263,6 +310,7 @@ impl Blocks<'_> {
         let mut running = hasher.interleaved(filled.len());
         let mut offset = 0;
         while offset < step {
+            scanner.check_stopped()?;
             let length = (step - offset).min(piece as u64) as usize;
             let mut pieces = Vec::with_capacity(filled.len());
             for (&index, memory) in filled.iter().zip(buffer.chunks_exact_mut(piece)) {
@@ -286,7 +334,9 @@ impl Scanner {
     /// Reads a piece; what lies past the device's end is zeros.
     fn read_padded(&self, position: u64, size: u64, memory: &mut [u8]) -> Result<()> {
         let stored = size.saturating_sub(position).min(memory.len() as u64) as usize;
-        self.reader.read_into(position, &mut memory[..stored])?;
+        if stored > 0 {
+            self.reader.read_into(position, &mut memory[..stored])?;
+        }
         memory[stored..].fill(0);
         Ok(())
     }
@@ -298,6 +348,7 @@ impl Scanner {
         // Most blocks show in their first page that they are not.
         let mut length = 4096;
         while position < end {
+            self.check_stopped()?;
             let extent = self.extents.extent_at(self.device(), position);
             if extent.hole {
                 position = extent.end;

@@ -45,7 +45,7 @@ where
     R: Read + AsFd + Send + 'static,
     W: Write,
 {
-    let queue = Queue::new();
+    let mut queue = Queue::new();
     queue.read_peer(input, is_ready)?;
     let session = ServerSession::new(&Hello::server());
     let mut server = Server {
@@ -61,6 +61,9 @@ where
         said_hello: false,
     };
     let result = server.run();
+    if let (Err(_), Some(open)) = (&result, &server.open) {
+        open.scanner.stop();
+    }
     if result.is_err() {
         // What was answered before the error still goes out; the error itself is worth more than another.
         let _ = server.send();
@@ -90,10 +93,6 @@ struct OpenDevice {
     scanner: Arc<Scanner>,
     hasher: Option<HasherChoice>,
     checksum: Option<RunningChecksum>,
-    /// Everything before this position is in the checksum.
-    summed: u64,
-    /// Everything before this position has to be.
-    to_sum: u64,
     released: u64,
 }
 
@@ -131,8 +130,12 @@ impl<W: Write> Server<'_, W> {
                 return Ok(());
             }
             // What waits in the session brings no event of its own.
-            if self.pending.len() < OPEN_REQUESTS && self.session.has_message() {
-                continue;
+            if self.session.has_message() {
+                if self.pending.len() < OPEN_REQUESTS {
+                    continue;
+                }
+            } else {
+                self.queue.used_up();
             }
             // The client's end counts only after what it said before.
             if self.input_ended && self.pending.is_empty() {
@@ -198,7 +201,7 @@ impl<W: Write> Server<'_, W> {
         let device = Arc::new(Device::open(OsStr::from_bytes(name), Access::Read)?);
         let scanner = Scanner::new(device, self.options.strategy, self.options.threads)?;
         self.context.observer.event(&Event::Opened { device: String::from_utf8_lossy(name).into_owned() });
-        self.open = Some(OpenDevice { scanner, hasher: None, checksum: None, summed: 0, to_sum: 0, released: 0 });
+        self.open = Some(OpenDevice { scanner, hasher: None, checksum: None, released: 0 });
         Ok(())
     }
 
@@ -217,7 +220,6 @@ impl<W: Write> Server<'_, W> {
         open.hasher = Some(HasherChoice { algorithm, salt: choice.salt.clone(), hashers: Vec::new() });
         open.checksum =
             checksum.map(|checksum| RunningChecksum::start(checksum, Arc::clone(&open.scanner), sender)).transpose()?;
-        (open.summed, open.to_sum) = (0, 0);
         self.session.accept_digests(algorithm.digest_size());
         self.context.observer.event(&Event::Digests {
             salt: choice.salt.clone(),
@@ -231,8 +233,12 @@ impl<W: Write> Server<'_, W> {
         let sender = self.queue.sender();
         let open = self.device()?;
         let size = open.scanner.size();
-        if open.checksum.is_some() && range.start() > open.to_sum.max(size) {
-            return Err(Error::ChecksumGap { start: range.start(), end: open.to_sum, size });
+        if let Some(checksum) = &mut open.checksum {
+            let end = checksum.ordered();
+            if range.start() > end.max(size) {
+                return Err(Error::ChecksumGap { start: range.start(), end, size });
+            }
+            checksum.extend(range.end());
         }
         // The session lets no hashes through before digests were chosen.
         let choice = open.hasher.as_mut().ok_or_else(|| Error::Resources("no digest is chosen".into()))?;
@@ -241,12 +247,6 @@ impl<W: Write> Server<'_, W> {
             // A session that is over needs no digests.
             let _ = sender.send(Inbound::Scanned(number, digests));
         });
-        if let Some(checksum) = &open.checksum
-            && range.end() > open.to_sum
-        {
-            open.to_sum = range.end();
-            checksum.extend(range.end());
-        }
         self.context.observer.event(&Event::HashesRequested(range));
         Ok(())
     }
@@ -255,8 +255,9 @@ impl<W: Write> Server<'_, W> {
     fn answer(&mut self) -> Result<bool> {
         while let Some(pending) = self.pending.front() {
             let ready = match pending {
-                Pending::Hashes(_, digests) => digests.is_some(),
-                Pending::Checksum => self.open.as_ref().is_none_or(|open| open.summed >= open.to_sum),
+                // The checksum's thread must not fall behind: it would read everything a second time.
+                Pending::Hashes(range, digests) => digests.is_some() && self.summed(range.end()),
+                Pending::Checksum => self.summed(u64::MAX),
                 _ => true,
             };
             if !ready {
@@ -293,6 +294,12 @@ impl<W: Write> Server<'_, W> {
         Ok(false)
     }
 
+    /// Whether the checksum, if there is one, has come to `end` or as far as it was told to.
+    fn summed(&self, end: u64) -> bool {
+        let checksum = self.open.as_ref().and_then(|open| open.checksum.as_ref());
+        checksum.is_none_or(|checksum| checksum.is_done() || checksum.position() >= end)
+    }
+
     /// Answers everything that was asked for so far.
     fn answer_all(&mut self) -> Result<()> {
         loop {
@@ -326,7 +333,9 @@ impl<W: Write> Server<'_, W> {
             }
             Inbound::End => self.input_ended = true,
             Inbound::Failed(error) => return Err(Error::ReadPeer(error)),
-            Inbound::Summed(position) => self.device()?.summed = position?,
+            // A checksum that was replaced by another ends early.
+            Inbound::Summed(Err(Error::Cancelled)) => {}
+            Inbound::Summed(result) => result?,
             Inbound::Scanned(number, digests) => {
                 let index = (number - self.first_pending) as usize;
                 if let Some(Pending::Hashes(_, slot)) = self.pending.get_mut(index) {
@@ -343,7 +352,8 @@ impl OpenDevice {
         match hint.number {
             Hint::FLUSH_CACHE => self.scanner.flush_cache(),
             Hint::RELEASED_POSITION => {
-                let end = hint.argument.min(self.scanner.device().size());
+                let summed = self.checksum.as_ref().map_or(u64::MAX, RunningChecksum::position);
+                let end = hint.argument.min(self.scanner.size()).min(summed);
                 self.scanner.device().release(self.released, end);
                 self.released = self.released.max(end);
             }
@@ -354,7 +364,7 @@ impl OpenDevice {
 
     fn read_block(&self, range: &BlockRange) -> Result<Vec<u8>> {
         let (position, length) = (range.position(), u64::from(range.length()));
-        let size = self.scanner.device().size();
+        let size = self.scanner.size();
         if position + length > size {
             return Err(Error::PastEnd { position, length, size });
         }

@@ -5,6 +5,7 @@ use crate::portable::{self, Digest, Visitor};
 use crate::zero::ZEROS;
 
 /// A running, unsalted digest over one stream, for checksums of whole devices.
+#[derive(Clone)]
 pub struct Checksum {
     algorithm: Algorithm,
     running: Box<dyn Running>,
@@ -52,11 +53,22 @@ impl Checksum {
 
 /// [`Digest`] without its type.
 trait Running: Send + Sync {
+    fn boxed_clone(&self) -> Box<dyn Running>;
     fn update(&mut self, data: &[u8]);
     fn finish(self: Box<Self>, out: &mut [u8]);
 }
 
+impl Clone for Box<dyn Running> {
+    fn clone(&self) -> Self {
+        (**self).boxed_clone()
+    }
+}
+
 impl<D: Digest> Running for D {
+    fn boxed_clone(&self) -> Box<dyn Running> {
+        Box::new(self.clone())
+    }
+
     fn update(&mut self, data: &[u8]) {
         Digest::update(self, data);
     }

@@ -51,12 +51,12 @@ pub enum ProtocolError {
         "Protocol error: the peer's hello is \"{0}\", expected a word and version 0.5; is the remote command a bdsync server?"
     )]
     BadHello(String),
-    /// A request beyond this end's limits.
-    #[error("Protocol error: the peer asked for {asked}, the limit is {limit}")]
+    /// Something beyond the limits of the protocol or of this end.
+    #[error("Protocol error: {asked}: the limit is {limit}")]
     Limit {
-        /// What it asked for.
+        /// What was asked for.
         asked: String,
-        /// What it may ask for.
+        /// What may be asked for.
         limit: String,
     },
     /// The connection ended too early.

@@ -29,9 +29,10 @@ impl Hello {
     }
 
     /// The capabilities that the word carries, each with its value ("" where it
-    /// has none). A word of another form carries none.
-    pub fn capabilities(&self) -> Vec<(&str, &str)> {
-        let Some(("CLIENT" | "SERVER", list)) = self.word.split_once('+') else {
+    /// has none). A word of another form, or of another role than the sender's
+    /// (`CLIENT` or `SERVER`), carries none.
+    pub fn capabilities(&self, role: &str) -> Vec<(&str, &str)> {
+        let Some(list) = self.word.strip_prefix(role).and_then(|rest| rest.strip_prefix('+')) else {
             return Vec::new();
         };
         let mut capabilities: Vec<(&str, &str)> = Vec::new();
@@ -109,7 +110,7 @@ mod tests {
     fn capabilities_are_read_and_a_malformed_list_counts_as_none() {
         let of = |word: &str| {
             let hello = Hello::parse(format!("{word} 0.5").as_bytes()).unwrap();
-            hello.capabilities().iter().map(|(n, v)| format!("{n}:{v}")).collect::<Vec<_>>()
+            hello.capabilities("SERVER").iter().map(|(n, v)| format!("{n}:{v}")).collect::<Vec<_>>()
         };
         assert_eq!(of("SERVER+agent=1,zstd"), ["agent:1", "zstd:"]);
         assert_eq!(of("SERVER"), [""; 0]);

@@ -1,8 +1,6 @@
 //! The client: starts the remote command, compares, writes the patch to standard output.
 
-use std::fs::File;
-use std::io::{self, BufWriter};
-use std::os::fd::AsFd;
+use std::io::BufWriter;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
@@ -14,6 +12,7 @@ use crate::failure::Failure;
 use crate::options::ClientOptions;
 use crate::remote::Remote;
 use crate::report::Report;
+use crate::streams::Stream;
 
 /// How much of the patch is written at once, in bytes.
 const WRITE: usize = 1 << 18;
@@ -23,11 +22,12 @@ pub(crate) fn run(options: &ClientOptions) -> Result<u8, Failure> {
     let report = Report::new(options.verbose, options.progress);
     let device = Device::open(&options.local_device, Access::Read).map_err(Error::from)?;
     report.event(&Event::Opened { device: options.local_device.to_string_lossy().into_owned() });
+    let names = Names { local: options.local_device.as_bytes(), remote: options.remote_device.as_bytes() };
+    options.diff.check(names)?;
     let scanner = Scanner::new(Arc::new(device), options.scan.strategy, options.scan.threads)?;
-    let patch = BufWriter::with_capacity(WRITE, standard_output()?);
+    let patch = BufWriter::with_capacity(WRITE, Stream::output()?);
 
     let (remote, output, input) = Remote::start(&options.remote_command)?;
-    let names = Names { local: options.local_device.as_bytes(), remote: options.remote_device.as_bytes() };
     let cancellation = Cancellation::new();
     let context = Context { observer: &report, cancellation: &cancellation };
     let result = diff(&scanner, names, Peer { input, output }, patch, &options.diff, context);
@@ -43,10 +43,4 @@ pub(crate) fn run(options: &ClientOptions) -> Result<u8, Failure> {
             _ => Err(error.into()),
         },
     }
-}
-
-/// Standard output without the line buffering that text wants.
-fn standard_output() -> Result<File, Failure> {
-    let output = io::stdout().as_fd().try_clone_to_owned();
-    output.map(File::from).map_err(|error| Failure::Output(error.to_string()))
 }

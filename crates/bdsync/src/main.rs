@@ -3,26 +3,28 @@
 
 mod client;
 mod failure;
+mod idle;
 mod options;
 mod patch;
 mod remote;
 mod report;
 mod server;
 mod shell_words;
+mod streams;
 mod usage;
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use failure::Failure;
-use options::Mode;
+use options::{CommandLine, Mode};
 
 fn main() -> ExitCode {
     match run() {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             if !matches!(failure, Failure::Quiet(_)) {
-                eprintln!("{failure}");
+                streams::say(&failure);
             }
             failure.exit_code().into()
         }
@@ -30,7 +32,11 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<u8, Failure> {
-    match options::parse(std::env::args_os())? {
+    let CommandLine { mode, idle } = options::parse(std::env::args_os())?;
+    if idle {
+        idle::become_idle().map_err(|error| Failure::Process(format!("cannot become idle: {error}")))?;
+    }
+    match mode {
         Mode::Help => print(usage::USAGE),
         Mode::Version => print(concat!("bdsync ", env!("CARGO_PKG_VERSION"), ", protocol 0.5, patch format 0.3\n")),
         Mode::Client(options) => client::run(&options),

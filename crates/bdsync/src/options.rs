@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::str::FromStr;
 
 use bdsync_device::ReadStrategy;
+use bdsync_engine::apply::{ApplyOptions, VerifyOptions};
 use bdsync_engine::diff::{DiffOptions, NamedDigest};
 use bdsync_engine::serve::ServeOptions;
 use bdsync_engine::{Salt, SizePolicy};
@@ -16,6 +17,14 @@ use lexopt::Arg;
 
 use crate::failure::Failure;
 use crate::usage::USAGE;
+
+/// A command line that makes sense.
+#[derive(Debug)]
+pub(crate) struct CommandLine {
+    pub(crate) mode: Mode,
+    /// Whether everything else on the machine goes first.
+    pub(crate) idle: bool,
+}
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -46,7 +55,7 @@ pub(crate) struct ServerOptions {
 
 #[derive(Debug)]
 pub(crate) struct PatchOptions {
-    pub(crate) apply: bdsync_engine::apply::ApplyOptions,
+    pub(crate) apply: ApplyOptions,
     pub(crate) verbose: bool,
 }
 
@@ -89,6 +98,8 @@ const SPECS: &[Spec] = &[
     Spec("help", Some('H'), Value::None, true),
     Spec("threads", None, Value::Required, false),
     Spec("io", None, Value::Required, false),
+    Spec("idle", None, Value::None, false),
+    Spec("sparse", None, Value::None, false),
     Spec("verify", None, Value::None, false),
     Spec("version", None, Value::None, false),
 ];
@@ -101,7 +112,7 @@ struct Given {
     warn_device: bool,
     verbose: bool,
     hash: Option<String>,
-    block_size: Option<u64>,
+    block_size: Option<i128>,
     checksum: Option<String>,
     two_pass: bool,
     remote_data: bool,
@@ -113,17 +124,19 @@ struct Given {
     help: bool,
     threads: Option<NonZeroUsize>,
     io: ReadStrategy,
+    idle: bool,
+    sparse: bool,
     verify: bool,
     version: bool,
     operands: Vec<OsString>,
 }
 
 /// Reads a command line; its first word is the program's name.
-pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Mode, Failure> {
+pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<CommandLine, Failure> {
     let mut arguments = arguments.into_iter().peekable();
     let program = arguments.next().unwrap_or_else(|| "bdsync".into()).to_string_lossy().into_owned();
     if arguments.peek().is_none() {
-        return Ok(Mode::Help);
+        return Ok(CommandLine { mode: Mode::Help, idle: false });
     }
     let mut parser = lexopt::Parser::from_args(arguments);
     parser.set_short_equals(false);
@@ -154,7 +167,8 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Mod
         };
         given.take(name, value)?;
     }
-    given.into_mode()
+    let idle = given.idle;
+    Ok(CommandLine { mode: given.into_mode()?, idle })
 }
 
 /// The option of this name, or stock's one that begins like this.
@@ -216,6 +230,8 @@ impl Given {
             "help" => self.help = true,
             "threads" => self.threads = Some(threads(&required(), "--threads")?),
             "io" => self.io = read_strategy(&required())?,
+            "idle" => self.idle = true,
+            "sparse" => self.sparse = true,
             "verify" => self.verify = true,
             "version" => self.version = true,
             _ => unreachable!("every option of the table is taken"),
@@ -245,7 +261,7 @@ impl Given {
             return Ok(Mode::Server(ServerOptions { serve: scan, verbose: self.verbose }));
         }
         if let Some(device) = self.patch.take() {
-            return Ok(Mode::Patch(Box::new(self.into_patch(device))));
+            return self.into_patch(device).map(|patch| Mode::Patch(Box::new(patch)));
         }
         self.into_client(scan).map(|client| Mode::Client(Box::new(client)))
     }
@@ -263,7 +279,7 @@ impl Given {
         if let Some((_, one, other)) = contradictions.iter().find(|(both, ..)| *both) {
             return usage(format!("Contradictive options {one} and {other}"));
         }
-        for (given, name) in [(self.warn_device, "--warndev"), (self.verify, "--verify")] {
+        for (given, name) in [(self.warn_device, "--warndev"), (self.sparse, "--sparse"), (self.verify, "--verify")] {
             if given && !patch {
                 return usage(format!("Options {name} only valid with --patch"));
             }
@@ -271,16 +287,19 @@ impl Given {
         Ok(())
     }
 
-    fn into_patch(self, device: Option<OsString>) -> PatchOptions {
+    fn into_patch(self, device: Option<OsString>) -> Result<PatchOptions, Failure> {
         let (size_policy, warn_size) = self.diffsize.unwrap_or((SizePolicy::Strict, true));
-        let block_size = self.block_size.unwrap_or(4096);
-        let two_pass = self.two_pass;
-        let verify = self.verify.then_some(bdsync_engine::apply::VerifyOptions { block_size, two_pass });
-        let warn_device = self.warn_device;
-        PatchOptions {
-            apply: bdsync_engine::apply::ApplyOptions { device, size_policy, warn_size, warn_device, verify },
+        let (block_size, two_pass) = (self.block_size, self.two_pass);
+        // Managers pass one set of options to all calls; what is not used is not looked at.
+        let verify = match self.verify {
+            true => Some(VerifyOptions { block_size: checked_block_size(block_size)?, two_pass }),
+            false => None,
+        };
+        let (warn_device, punch_holes) = (self.warn_device, self.sparse);
+        Ok(PatchOptions {
+            apply: ApplyOptions { device, size_policy, warn_size, warn_device, punch_holes, verify },
             verbose: self.verbose,
-        }
+        })
     }
 
     fn into_client(self, scan: ServeOptions) -> Result<ClientOptions, Failure> {
@@ -303,7 +322,7 @@ impl Given {
             local_device,
             remote_device,
             diff: DiffOptions {
-                block_size: self.block_size.unwrap_or(4096),
+                block_size: checked_block_size(self.block_size)?,
                 digest,
                 checksum,
                 two_pass: self.two_pass,
@@ -324,13 +343,15 @@ fn named_digest(name: &str) -> Result<NamedDigest, bdsync_hash::UnknownDigest> {
     Ok(NamedDigest { algorithm: Algorithm::from_str(name)?, name: name.to_string() })
 }
 
-fn block_size(value: &str) -> Result<u64, Failure> {
-    let Ok(number) = value.trim_start().parse::<i128>() else {
-        return usage(format!("bad number {value}"));
-    };
+fn block_size(value: &str) -> Result<i128, Failure> {
+    value.trim_start().parse().map_err(|_| Failure::Usage(format!("bad number {value}")))
+}
+
+fn checked_block_size(number: Option<i128>) -> Result<u64, Failure> {
+    let number = number.unwrap_or(4096);
     match u64::try_from(number) {
         Ok(size @ 1..=MAX_BLOCK_SIZE) => Ok(size),
-        _ => usage(format!("bad number {value}: a block size must be from 1 to {MAX_BLOCK_SIZE} bytes")),
+        _ => usage(format!("bad number {number}: a block size must be from 1 to {MAX_BLOCK_SIZE} bytes")),
     }
 }
 
@@ -344,7 +365,8 @@ fn read_strategy(value: &str) -> Result<ReadStrategy, Failure> {
     match value {
         "positional" => Ok(ReadStrategy::Positional),
         "mapped" => Ok(ReadStrategy::Mapped),
-        _ => usage(format!("bad io option {value}: it must be positional or mapped")),
+        "direct" => Ok(ReadStrategy::Direct),
+        _ => usage(format!("bad io option {value}: it must be positional, mapped or direct")),
     }
 }
 
@@ -394,7 +416,7 @@ mod tests {
     use super::*;
 
     fn parse_words(words: &[&str]) -> Result<Mode, Failure> {
-        parse(std::iter::once("bdsync").chain(words.iter().copied()).map(OsString::from))
+        parse(std::iter::once("bdsync").chain(words.iter().copied()).map(OsString::from)).map(|line| line.mode)
     }
 
     fn client(words: &[&str]) -> ClientOptions {

@@ -1,20 +1,18 @@
 //! Patch mode: applies the patch on standard input.
 
-use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::AsFd;
 
-use bdsync_engine::apply::{ApplyStats, apply, check, hex};
-use bdsync_engine::{Cancellation, Context, Event};
+use bdsync_engine::apply::{ApplyStats, apply, check, hex, verifiable};
+use bdsync_engine::{Cancellation, Context, Error, Event};
 
 use crate::failure::Failure;
 use crate::options::PatchOptions;
 use crate::report::describe;
+use crate::streams::{Stream, printable, say};
 
-/// Applies the patch; a patch in a file is checked to its end first.
+/// Applies the patch; one that can be read twice is checked to its end first.
 pub(crate) fn run(options: &PatchOptions) -> Result<(), Failure> {
-    let input = io::stdin().as_fd().try_clone_to_owned().map_err(|error| Failure::Input(error.to_string()))?;
-    let mut input = File::from(input);
+    let mut input = Stream::input()?;
     let cancellation = Cancellation::new();
     let observer = |event: &Event| {
         let text = match event {
@@ -22,21 +20,24 @@ pub(crate) fn run(options: &PatchOptions) -> Result<(), Failure> {
             other => describe(other, options.verbose),
         };
         if let Some(text) = text {
-            eprintln!("{text}");
+            say(text);
         }
     };
     let context = Context { observer: &observer, cancellation: &cancellation };
 
-    if input.metadata().is_ok_and(|metadata| metadata.is_file()) {
+    if input.is_seekable() {
         let failed = |error: io::Error| Failure::Input(format!("cannot seek in the patch: {error}"));
+        let untouched = |error: Error| Failure::InContext { error, context: "; the target was not touched".into() };
         let start = input.stream_position().map_err(failed)?;
-        check(&input, context)
-            .map_err(|error| Failure::InContext { error, context: "; the target was not touched".into() })?;
+        let summary = check(&mut input, context).map_err(untouched)?;
+        if options.apply.verify.is_some() {
+            verifiable(summary.checksum.as_ref()).map_err(untouched)?;
+        }
         input.seek(SeekFrom::Start(start)).map_err(failed)?;
     }
-    let ApplyStats { checksum, .. } = apply(&input, &options.apply, context)?;
+    let ApplyStats { checksum, .. } = apply(&mut input, &options.apply, context)?;
     if let Some(checksum) = checksum {
-        eprintln!("checksum[{}]: {}", checksum.name, hex(&checksum.digest));
+        say(format_args!("checksum[{}]: {}", printable(&checksum.name), hex(&checksum.digest)));
     }
     Ok(())
 }

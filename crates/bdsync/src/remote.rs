@@ -7,6 +7,8 @@ use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitSta
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use bdsync_device::plain;
+
 use crate::failure::Failure;
 use crate::shell_words;
 
@@ -14,7 +16,7 @@ use crate::shell_words;
 const LINE: u64 = 4096;
 
 /// How long a command that has closed its streams may take to end.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_millis(500);
 
 /// A running remote command.
 pub(crate) struct Remote {
@@ -40,7 +42,7 @@ impl Remote {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(|error| Failure::Process(format!("cannot start the remote command {name}: {error}")))?;
+            .map_err(|error| Failure::Process(format!("cannot start the remote command {name}: {}", plain(&error))))?;
         let (Some(input), Some(output), Some(errors)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
             unreachable!("all three streams are pipes");
@@ -71,11 +73,13 @@ impl Remote {
     /// Ends a command whose session failed; says how it ended if it did so by itself.
     pub(crate) fn abandon(mut self) -> Option<String> {
         let ended = wait_until(&mut self.child, GRACE);
-        if ended.is_none() {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+        match ended {
+            Some(_) => self.wait_for_errors(),
+            None => {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+            }
         }
-        self.wait_for_errors();
         ended.filter(|status| !status.success()).map(|status| format!("{} {}", self.name, describe(status)))
     }
 

@@ -8,6 +8,7 @@ use bdsync_engine::apply::hex;
 use bdsync_engine::{Event, Observer};
 
 use crate::options::Progress;
+use crate::streams::{printable, say};
 
 /// How long a `PROGRESS:` line may be old.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -27,7 +28,7 @@ impl Report {
 impl Observer for Report {
     fn event(&self, event: &Event) {
         if let Some(text) = describe(event, self.verbose) {
-            eprintln!("{text}");
+            say(text);
         }
         if let Some(lines) = &self.progress {
             lines.borrow_mut().event(event);
@@ -40,13 +41,15 @@ pub(crate) fn describe(event: &Event, verbose: bool) -> Option<String> {
     let text = match event {
         Event::SizesDiffer { local, remote } => return Some(format!("Different sizes local={local} remote={remote}")),
         Event::NamesDiffer { given, in_patch } => {
+            let (given, in_patch) = (printable(given), printable(in_patch));
             return Some(format!("Warning: different device names parameter={given} data={in_patch}"));
         }
-        Event::Opened { device } => format!("opendev: opened {device}"),
-        Event::PeerHello { word } => format!("parse_hello: hello = {word}, version = 0.5"),
+        Event::Opened { device } => format!("opendev: opened {}", printable(device)),
+        Event::PeerHello { word } => format!("parse_hello: hello = {}, version = 0.5", printable(word)),
         Event::RemoteSize(size) => format!("parse_size: size = {size}"),
         Event::Digests { salt, digest, checksum } => {
-            let (salt, checksum) = (hex(salt), checksum.as_deref().unwrap_or("(none)"));
+            let checksum = printable(checksum.as_deref().unwrap_or("(none)"));
+            let (salt, digest) = (hex(salt), printable(digest));
             format!("send_digests: salt = {salt}, digest = {digest}, checksum = {checksum}")
         }
         Event::HashesRequested(range) => {
@@ -83,7 +86,7 @@ impl ProgressLines {
                 }
             }
             Event::Waiting if self.percent.is_some() && self.printed_at.elapsed() >= REFRESH => self.print(),
-            Event::SessionDone if self.style == Progress::NoScroll => eprintln!(),
+            Event::SessionDone if self.style == Progress::NoScroll => say(""),
             _ => {}
         }
     }

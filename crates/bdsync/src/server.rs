@@ -1,8 +1,5 @@
 //! The server: answers a client on standard input and output.
 
-use std::fs::File;
-use std::io;
-use std::os::fd::AsFd;
 use std::sync::Mutex;
 
 use bdsync_engine::serve::serve;
@@ -13,12 +10,11 @@ use syslog::{Facility, Formatter3164, Logger, LoggerBackend};
 use crate::failure::Failure;
 use crate::options::ServerOptions;
 use crate::report::describe;
+use crate::streams::Stream;
 
 /// Runs the server until its client is done.
 pub(crate) fn run(options: &ServerOptions) -> Result<(), Failure> {
     let log = Log::new(options.verbose);
-    let input = io::stdin().as_fd().try_clone_to_owned().map_err(|error| Failure::Input(error.to_string()))?;
-    let output = io::stdout().as_fd().try_clone_to_owned().map_err(|error| Failure::Output(error.to_string()))?;
     let cancellation = Cancellation::new();
     let observer = |event: &Event| {
         if let Some(text) = describe(event, true) {
@@ -26,7 +22,7 @@ pub(crate) fn run(options: &ServerOptions) -> Result<(), Failure> {
         }
     };
     let context = Context { observer: &observer, cancellation: &cancellation };
-    let result = serve(File::from(input), File::from(output), &options.serve, context);
+    let result = serve(Stream::input()?, Stream::output()?, &options.serve, context);
     if let Err(error) = &result {
         log.info(&error.to_string());
     }

@@ -42,7 +42,10 @@ Further than the stock command:
 
     --threads=N           Hash on N threads (also: BDSYNC_THREADS; default: one
                           a processor, at most 16).
-    --io=WAY              How devices are read: positional (default) or mapped.
+    --io=WAY              How devices are read: positional (default), mapped, or
+                          direct (past the page cache).
+    --idle                Let everything else go first: idle I/O class, nice 19.
+    --sparse              With --patch: zeros give their space back.
     --verify              With --patch: compare the patch's checksum with the
                           device afterwards. Needs the --blocksize and --twopass
                           that made the patch.

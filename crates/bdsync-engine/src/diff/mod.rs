@@ -66,6 +66,15 @@ impl DiffOptions {
             salt: Salt::Random,
         }
     }
+
+    /// Says what is wrong with these options or names before anything is started.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Parameter`], with the limits.
+    pub fn check(&self, names: Names<'_>) -> Result<()> {
+        check_parameters(names, self)
+    }
 }
 
 /// What a run found.
@@ -102,7 +111,8 @@ pub struct Names<'a> {
 ///
 /// # Errors
 ///
-/// Whatever ends the run early; the patch has no end marker then.
+/// Whatever ends the run early; the patch has no end marker then, and the scanner is
+/// stopped: nothing reads the device any more.
 pub fn diff<R, W, P>(
     scanner: &Arc<Scanner>,
     names: Names<'_>,
@@ -116,9 +126,9 @@ where
     W: Write,
     P: Write,
 {
-    check_parameters(names, options)?;
+    options.check(names)?;
     let observer = context.observer;
-    let queue = Queue::new();
+    let mut queue = Queue::new();
     queue.read_peer(peer.input, |_| false)?;
     let session = ClientSession::new(&Hello::client(), names.remote);
     let mut connection = Connection { session, output: peer.output, queue, context };
@@ -147,7 +157,11 @@ where
     let salt = choice.salt.clone();
     let checksum_size = options.checksum.as_ref().map_or(0, |checksum| checksum.algorithm.digest_size());
     connection.session.choose_digests(choice, options.digest.algorithm.digest_size(), checksum_size);
-    run::Run::new(scanner, connection, writer, sizes, options, &salt)?.complete()
+    let result = run::Run::new(scanner, connection, writer, sizes, options, &salt).and_then(run::Run::complete);
+    if result.is_err() {
+        scanner.stop();
+    }
+    result
 }
 
 fn check_parameters(names: Names<'_>, options: &DiffOptions) -> Result<()> {
@@ -228,6 +242,7 @@ impl<W: Write> Connection<'_, W> {
                 // The session lets nothing else through before the size.
                 Some(_) => {}
                 None => {
+                    self.queue.used_up();
                     let inbound = self.receive()?;
                     debug_assert!(inbound.is_none(), "nothing else is under way yet");
                 }
@@ -270,6 +285,7 @@ impl<W: Write> Connection<'_, W> {
     fn read_to_the_end(&mut self, error: std::io::Error) -> Result<()> {
         loop {
             while self.session.poll()?.is_some() {}
+            self.queue.used_up();
             if self.session.is_done() {
                 return Err(Error::WritePeer(error));
             }

@@ -47,8 +47,6 @@ pub(crate) struct Run<'a, W, P> {
     sizes: Sizes,
     /// Local checksum, where the data is ours.
     checksum: Option<RunningChecksum>,
-    /// Everything before this position is in it.
-    summed: u64,
     small: Arc<BlockHasher>,
     large: Option<Arc<BlockHasher>>,
     /// What is left of the first pass.
@@ -101,7 +99,6 @@ impl<'a, W: Write, P: Write> Run<'a, W, P> {
             options,
             sizes,
             checksum,
-            summed: 0,
             small: hasher(options.block_size),
             large,
             first: Requests::new(0, compare, first_step, algorithm.digest_size()),
@@ -112,7 +109,7 @@ impl<'a, W: Write, P: Write> Run<'a, W, P> {
             blocks_open: 0,
             released: 0,
             copy: Vec::new(),
-            stats: DiffStats { compared_bytes: compare, ..DiffStats::default() },
+            stats: DiffStats { compared_bytes: sizes.checksum_size(), ..DiffStats::default() },
         })
     }
 
@@ -190,7 +187,7 @@ impl<'a, W: Write, P: Write> Run<'a, W, P> {
         }
         let pass = if self.large.is_some() { Pass::Large } else { Pass::Small };
         let range = self.first.take()?;
-        if let (Some(range), Some(checksum)) = (&range, &self.checksum) {
+        if let (Some(range), Some(checksum)) = (&range, &mut self.checksum) {
             checksum.extend(range.end());
         }
         Ok(range.map(|range| (range, pass)))
@@ -206,12 +203,13 @@ impl<'a, W: Write, P: Write> Run<'a, W, P> {
                 let index = (number - self.first_flight) as usize;
                 self.flights[index].local = Some(digests?);
             }
-            Some(Inbound::Summed(position)) => self.summed = position?,
+            Some(Inbound::Summed(result)) => result?,
             _ => {}
         }
         while let Some(event) = self.connection.session.poll()? {
             self.answered(event)?;
         }
+        self.connection.queue.used_up();
         Ok(())
     }
 
@@ -235,7 +233,8 @@ impl<'a, W: Write, P: Write> Run<'a, W, P> {
     fn is_complete(&self, flight: &Flight) -> bool {
         let second_pass = self.large.is_some() && flight.pass == Pass::Small;
         // The checksum's thread must not fall behind without end.
-        let summed = self.checksum.is_none() || second_pass || self.summed >= flight.range.end();
+        let behind = |checksum: &RunningChecksum| checksum.position() < flight.range.end();
+        let summed = second_pass || !self.checksum.as_ref().is_some_and(behind);
         summed && flight.local.is_some() && flight.remote.is_some()
     }
 
@@ -345,11 +344,10 @@ impl<'a, W: Write, P: Write> Run<'a, W, P> {
             return Ok(None);
         };
         let name = name.clone();
-        if let Some(checksum) = self.checksum.take() {
+        if let Some(mut checksum) = self.checksum.take() {
             let step = self.large.as_ref().unwrap_or(&self.small).block_size();
-            let end = self.sizes.checksum_size().next_multiple_of(step);
-            checksum.extend(end);
-            while self.summed < end {
+            checksum.extend(self.sizes.checksum_size().next_multiple_of(step));
+            while !checksum.is_done() {
                 self.wait()?;
             }
             return Ok(Some(PatchChecksum { name, digest: checksum.finish()? }));
@@ -360,7 +358,10 @@ impl<'a, W: Write, P: Write> Run<'a, W, P> {
             match self.connection.session.poll()? {
                 Some(ClientEvent::Checksum(digest)) => return Ok(Some(PatchChecksum { name, digest })),
                 Some(event) => self.answered(event)?,
-                None => drop(self.connection.receive()?),
+                None => {
+                    self.connection.queue.used_up();
+                    drop(self.connection.receive()?);
+                }
             }
         }
     }
