@@ -20,8 +20,7 @@ fuzz_target!(|data: &[u8]| {
                     return;
                 }
                 Ok(Some(ClientEvent::Size(_))) => {
-                    let choice =
-                        DigestChoice { salt: vec![0; 32], digest: "md5".into(), checksum: Some("md5".into()) };
+                    let choice = DigestChoice { salt: vec![0; 32], digest: "md5".into(), checksum: Some("md5".into()) };
                     session.choose_digests(choice, 16, 16);
                     for count in [75, 1, 3] {
                         let range = HashRange::new(position, 4096, count).expect("within the limits");

@@ -8,9 +8,9 @@ use std::os::unix::fs::FileExt;
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 
-use bdsync_device::{Access, Device, ReadStrategy};
+use bdsync_device::{Access, Device};
 use bdsync_engine::diff::{DiffOptions, NamedDigest, Names, Peer, diff};
-use bdsync_engine::{Cancellation, Context, Event, Salt, Scanner, SizePolicy};
+use bdsync_engine::{Cancellation, Context, Event, Salt, ScanOptions, Scanner, SizePolicy};
 use bdsync_hash::Algorithm;
 use bdsync_proto::patch::PatchReader;
 use libfuzzer_sys::fuzz_target;
@@ -41,7 +41,8 @@ fuzz_target!(|data: &[u8]| {
     }
     let device = Device::open(path(), Access::Read).expect("the image");
     let scanner =
-        Scanner::new(Arc::new(device), ReadStrategy::Positional, NonZeroUsize::new(1)).expect("a scanner");
+        Scanner::new(Arc::new(device), ScanOptions { threads: NonZeroUsize::new(1), ..ScanOptions::default() })
+            .expect("a scanner");
     let digest = NamedDigest { algorithm: Algorithm::from_str("md5").expect("known"), name: "md5".into() };
     let mut options = DiffOptions::new(digest.clone());
     options.salt = Salt::zeros();

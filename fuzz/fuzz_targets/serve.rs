@@ -7,8 +7,8 @@ use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
 use std::sync::Once;
 
-use bdsync_engine::serve::{ServeOptions, serve};
-use bdsync_engine::{Cancellation, Context, Event};
+use bdsync_engine::serve::serve;
+use bdsync_engine::{Cancellation, Context, Event, ScanOptions};
 use libfuzzer_sys::fuzz_target;
 
 static START: Once = Once::new();
@@ -27,7 +27,8 @@ fn start() {
 fn is_slow(data: &[u8]) -> bool {
     data.windows(29).any(|window| {
         let word = |at: usize| u64::from_le_bytes(window[at..at + 8].try_into().expect("eight bytes"));
-        window[..5] == [25, 0, 0, 0, 5] && (word(13) > 1 << 24 || word(5).saturating_add(word(13)) > 1 << 32)
+        let end = word(13).saturating_mul(word(21)).saturating_add(word(5));
+        window[..5] == [25, 0, 0, 0, 5] && (word(13) > 1 << 22 || end > 1 << 27)
     })
 }
 
@@ -39,12 +40,12 @@ fuzz_target!(|data: &[u8]| {
     let mut input = tempfile::tempfile_in("/dev/shm").expect("a file");
     input.write_all(data).expect("space");
     input.seek(SeekFrom::Start(0)).expect("its start");
-    let options = ServeOptions { threads: NonZeroUsize::new(1), ..ServeOptions::default() };
+    let options = ScanOptions { threads: NonZeroUsize::new(1), ..ScanOptions::default() };
     let cancellation = Cancellation::new();
     let observer = |_: &Event| {};
     let context = Context { observer: &observer, cancellation: &cancellation };
     let mut output = Vec::new();
-    if let Err(error) = serve(input, &mut output, &options, context) {
+    if let Err(error) = serve(input, &mut output, options, context) {
         assert_ne!(error.exit_code().code(), 0);
     }
     assert!(output.starts_with(b"\x0b\0\0\0\x01SERVER 0.5"));

@@ -12,7 +12,7 @@ use bdsync_proto::HashRange;
 
 use crate::error::{Error, Result};
 use crate::options::Salt;
-use crate::scan::Scanner;
+use crate::scan::{ScanOptions, Scanner};
 
 /// What one thread hashes again and again, in bytes: it stays in a core's cache, as
 /// data that was just read does.
@@ -74,7 +74,8 @@ pub fn device_speed(
     threads: NonZeroUsize,
     time: Duration,
 ) -> Result<f64> {
-    let scanner = Scanner::new(Arc::clone(device), strategy, Some(threads))?;
+    let options = ScanOptions { strategy, threads: Some(threads), trust_holes: false };
+    let scanner = Scanner::new(Arc::clone(device), options)?;
     let size = device.size();
     if size == 0 {
         return Err(Error::Parameter(format!("{} is empty: there is nothing to measure", device.path().display())));

@@ -21,4 +21,4 @@ pub mod serve;
 pub use error::{Error, Result};
 pub use events::{Cancellation, Context, Event, Observer};
 pub use options::{Salt, SizePolicy};
-pub use scan::Scanner;
+pub use scan::{ScanOptions, Scanner};

@@ -2,9 +2,9 @@
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use bdsync_device::{AlignedBuffer, BlockReader, Device, ExtentMap, ReadStrategy};
+use bdsync_device::{AlignedBuffer, BlockReader, Device, Extent, ExtentMap, ReadStrategy, plain};
 use bdsync_hash::{BlockHasher, is_zero};
 use bdsync_proto::HashRange;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -34,17 +34,37 @@ pub struct Scanner {
     buffers: Mutex<Vec<AlignedBuffer>>,
     flush: AtomicBool,
     stop: AtomicBool,
+    trust_holes: bool,
+    active: Arc<Active>,
     /// What lies behind this counts as zeros, in bytes.
     size: AtomicU64,
 }
 
+/// How to read and hash a device.
+#[derive(Clone, Copy, Debug)]
+pub struct ScanOptions {
+    /// How its bytes are read.
+    pub strategy: ReadStrategy,
+    /// On how many threads; `None`: one a processor, up to 16.
+    pub threads: Option<NonZeroUsize>,
+    /// Whether holes that the file system tells of are taken for zeros without reading them.
+    pub trust_holes: bool,
+}
+
+impl Default for ScanOptions {
+    fn default() -> Self {
+        Self { strategy: ReadStrategy::default(), threads: None, trust_holes: true }
+    }
+}
+
 impl Scanner {
-    /// A scanner of `device` on `threads` threads (`None`: one a processor, up to 16).
+    /// A scanner of `device`.
     ///
     /// # Errors
     ///
-    /// When there are no threads to be had, or the device cannot be mapped.
-    pub fn new(device: Arc<Device>, strategy: ReadStrategy, threads: Option<NonZeroUsize>) -> Result<Arc<Self>> {
+    /// When there are no threads to be had, or the device cannot be read in this way.
+    pub fn new(device: Arc<Device>, options: ScanOptions) -> Result<Arc<Self>> {
+        let ScanOptions { strategy, threads, trust_holes } = options;
         let default = || std::thread::available_parallelism().map_or(1, |count| count.get().min(MAX_DEFAULT_THREADS));
         let threads = threads.map_or_else(default, NonZeroUsize::get);
         let pool = ThreadPoolBuilder::new()
@@ -54,11 +74,21 @@ impl Scanner {
             .map_err(|error| Error::Resources(format!("cannot start {threads} threads: {error}")))?;
         let path = device.path().to_path_buf();
         let size = AtomicU64::new(device.size());
-        let reader = strategy
-            .reader(device)
-            .map_err(|error| Error::Resources(format!("cannot map {}: {error}", path.display())))?;
+        let reader = strategy.reader(device).map_err(|error| {
+            Error::Resources(format!("cannot read {} in this way: {}", path.display(), plain(&error)))
+        })?;
         let (buffers, flush, stop) = (Mutex::default(), AtomicBool::new(false), AtomicBool::new(false));
-        Ok(Arc::new(Self { reader, extents: ExtentMap::new(), pool, buffers, flush, stop, size }))
+        Ok(Arc::new(Self {
+            reader,
+            extents: ExtentMap::new(),
+            pool,
+            buffers,
+            flush,
+            stop,
+            trust_holes,
+            active: Arc::default(),
+            size,
+        }))
     }
 
     /// The device that is scanned.
@@ -75,8 +105,7 @@ impl Scanner {
     /// more. The scanner is of no use after that.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
-        // Each thread gets to this only after what it was at.
-        self.pool.broadcast(|_| ());
+        self.active.wait_until_none();
     }
 
     pub(crate) fn is_stopped(&self) -> bool {
@@ -126,11 +155,15 @@ impl Scanner {
         });
         for task in 0..tasks {
             let (scanner, hasher, job) = (Arc::clone(self), Arc::clone(hasher), Arc::clone(&job));
+            let ticket = Active::begin(&self.active);
             self.pool.spawn_fifo(move || {
                 let first = task * blocks;
                 let start = range.start() + first * range.step();
                 let part = scanner.hash_blocks(&hasher, start, blocks.min(count - first));
+                // Whoever waits for the ticket may rely on the device being left alone.
+                drop(scanner);
                 job.finish_part(task as usize, part);
+                drop(ticket);
             });
         }
     }
@@ -188,6 +221,38 @@ impl Scanner {
     }
 }
 
+/// How many tasks are waiting or running.
+#[derive(Default)]
+struct Active {
+    count: Mutex<usize>,
+    none: Condvar,
+}
+
+impl Active {
+    fn begin(active: &Arc<Self>) -> Ticket {
+        *active.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Ticket(Arc::clone(active))
+    }
+
+    fn wait_until_none(&self) {
+        let count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.none.wait_while(count, |count| *count > 0));
+    }
+}
+
+/// Counts as one task while it lives.
+struct Ticket(Arc<Active>);
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut count = self.0.count.lock().unwrap_or_else(PoisonError::into_inner);
+        *count -= 1;
+        if *count == 0 {
+            self.0.none.notify_all();
+        }
+    }
+}
+
 /// One call of [`Scanner::scan`] while its tasks run.
 struct Job<D> {
     parts: Mutex<Vec<Option<Result<Vec<u8>>>>>,
@@ -233,7 +298,7 @@ impl Blocks<'_> {
                 continue;
             }
             // What is data now may be a hole further on: stop there.
-            let data_end = self.scanner.extents.extent_at(self.scanner.device(), self.position).end;
+            let data_end = self.scanner.extent_at(self.position).end;
             let data_blocks = (data_end.max(self.position + 1) - self.position).div_ceil(step);
             let blocks = data_blocks.min((self.end - self.position) / step);
             if step * lanes <= BUFFER as u64 {
@@ -251,7 +316,7 @@ impl Blocks<'_> {
         if self.position >= size {
             return u64::MAX;
         }
-        let extent = self.scanner.extents.extent_at(self.scanner.device(), self.position);
+        let extent = self.scanner.extent_at(self.position);
         match extent.hole {
             false => self.position,
             // What lies beyond the end is read as zeros, too.
@@ -331,6 +396,13 @@ impl Blocks<'_> {
 }
 
 impl Scanner {
+    fn extent_at(&self, position: u64) -> Extent {
+        match self.trust_holes {
+            true => self.extents.extent_at(self.device(), position),
+            false => Extent { hole: false, start: position, end: self.size() },
+        }
+    }
+
     /// Reads a piece; what lies past the device's end is zeros.
     fn read_padded(&self, position: u64, size: u64, memory: &mut [u8]) -> Result<()> {
         let stored = size.saturating_sub(position).min(memory.len() as u64) as usize;
@@ -349,7 +421,7 @@ impl Scanner {
         let mut length = 4096;
         while position < end {
             self.check_stopped()?;
-            let extent = self.extents.extent_at(self.device(), position);
+            let extent = self.extent_at(position);
             if extent.hole {
                 position = extent.end;
                 continue;

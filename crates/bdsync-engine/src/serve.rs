@@ -4,13 +4,12 @@
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io::{Read, Write};
-use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use bdsync_device::{Access, Device, ReadStrategy};
+use bdsync_device::{Access, Device};
 use bdsync_hash::{Algorithm, BlockHasher};
 use bdsync_proto::{BlockRange, DigestChoice, HashRange, Hello, Hint, ServerEvent, ServerSession};
 
@@ -20,19 +19,10 @@ use crate::checksum::RunningChecksum;
 use crate::error::{Error, Result};
 use crate::events::{Context, Event};
 use crate::inbound::{Inbound, Queue};
-use crate::scan::Scanner;
+use crate::scan::{ScanOptions, Scanner};
 
 /// How many requests are worked on at once. The next ones wait in the connection.
 const OPEN_REQUESTS: usize = 8;
-
-/// How to serve.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ServeOptions {
-    /// How to read the device.
-    pub strategy: ReadStrategy,
-    /// How many threads to hash on; `None` for the scanner's default.
-    pub threads: Option<NonZeroUsize>,
-}
 
 /// Answers one client until it is done.
 ///
@@ -40,7 +30,7 @@ pub struct ServeOptions {
 ///
 /// Whatever ends the session early: the client breaks the protocol or off, the
 /// device or the connection fails.
-pub fn serve<R, W>(input: R, output: W, options: &ServeOptions, context: Context<'_>) -> Result<()>
+pub fn serve<R, W>(input: R, output: W, options: ScanOptions, context: Context<'_>) -> Result<()>
 where
     R: Read + AsFd + Send + 'static,
     W: Write,
@@ -53,7 +43,7 @@ where
         output,
         queue,
         context,
-        options: *options,
+        options,
         open: None,
         pending: VecDeque::new(),
         first_pending: 0,
@@ -108,7 +98,7 @@ struct Server<'a, W> {
     output: W,
     queue: Queue,
     context: Context<'a>,
-    options: ServeOptions,
+    options: ScanOptions,
     open: Option<OpenDevice>,
     pending: VecDeque<Pending>,
     /// The number of the first pending request.
@@ -199,7 +189,7 @@ impl<W: Write> Server<'_, W> {
 
     fn open_device(&mut self, name: &[u8]) -> Result<()> {
         let device = Arc::new(Device::open(OsStr::from_bytes(name), Access::Read)?);
-        let scanner = Scanner::new(device, self.options.strategy, self.options.threads)?;
+        let scanner = Scanner::new(device, self.options)?;
         self.context.observer.event(&Event::Opened { device: String::from_utf8_lossy(name).into_owned() });
         self.open = Some(OpenDevice { scanner, hasher: None, checksum: None, released: 0 });
         Ok(())

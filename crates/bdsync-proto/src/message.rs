@@ -386,7 +386,7 @@ fn parse_digests(payload: &[u8]) -> Result<DigestChoice, ProtocolError> {
         if name.len() > MAX_DIGEST_NAME {
             return Err(bad(format!("a digest's name of {} bytes", name.len())));
         }
-        Ok(String::from_utf8_lossy(name).into_owned())
+        String::from_utf8(name.to_vec()).map_err(|_| bad("a digest's name that is not text".into()))
     };
     let checksum = if checksum.is_empty() { None } else { Some(text(checksum)?) };
     Ok(DigestChoice { salt: salt.to_vec(), digest: text(digest)?, checksum })
@@ -525,6 +525,7 @@ mod tests {
         assert!(raw(MessageType::Digests, &[b"\x04md5\0\0"]).is_err());
         assert!(raw(MessageType::Digests, &[b"\x80"]).is_err());
         assert!(raw(MessageType::Digests, &[]).is_err());
+        assert!(raw(MessageType::Digests, &[b"\x00md\xff\0\0"]).is_err());
     }
 
     #[test]

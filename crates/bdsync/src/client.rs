@@ -24,7 +24,7 @@ pub(crate) fn run(options: &ClientOptions) -> Result<u8, Failure> {
     report.event(&Event::Opened { device: options.local_device.to_string_lossy().into_owned() });
     let names = Names { local: options.local_device.as_bytes(), remote: options.remote_device.as_bytes() };
     options.diff.check(names)?;
-    let scanner = Scanner::new(Arc::new(device), options.scan.strategy, options.scan.threads)?;
+    let scanner = Scanner::new(Arc::new(device), options.scan)?;
     let patch = BufWriter::with_capacity(WRITE, Stream::output()?);
 
     let (remote, output, input) = Remote::start(&options.remote_command)?;

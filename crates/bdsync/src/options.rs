@@ -9,8 +9,7 @@ use std::str::FromStr;
 use bdsync_device::ReadStrategy;
 use bdsync_engine::apply::{ApplyOptions, VerifyOptions};
 use bdsync_engine::diff::{DiffOptions, NamedDigest};
-use bdsync_engine::serve::ServeOptions;
-use bdsync_engine::{Salt, SizePolicy};
+use bdsync_engine::{Salt, ScanOptions, SizePolicy};
 use bdsync_hash::Algorithm;
 use bdsync_proto::limits::MAX_BLOCK_SIZE;
 use lexopt::Arg;
@@ -42,14 +41,14 @@ pub(crate) struct ClientOptions {
     pub(crate) local_device: OsString,
     pub(crate) remote_device: OsString,
     pub(crate) diff: DiffOptions,
-    pub(crate) scan: ServeOptions,
+    pub(crate) scan: ScanOptions,
     pub(crate) progress: Option<Progress>,
     pub(crate) verbose: bool,
 }
 
 #[derive(Debug)]
 pub(crate) struct ServerOptions {
-    pub(crate) serve: ServeOptions,
+    pub(crate) scan: ScanOptions,
     pub(crate) verbose: bool,
 }
 
@@ -99,6 +98,7 @@ const SPECS: &[Spec] = &[
     Spec("threads", None, Value::Required, false),
     Spec("io", None, Value::Required, false),
     Spec("idle", None, Value::None, false),
+    Spec("read-holes", None, Value::None, false),
     Spec("sparse", None, Value::None, false),
     Spec("verify", None, Value::None, false),
     Spec("version", None, Value::None, false),
@@ -125,6 +125,7 @@ struct Given {
     threads: Option<NonZeroUsize>,
     io: ReadStrategy,
     idle: bool,
+    read_holes: bool,
     sparse: bool,
     verify: bool,
     version: bool,
@@ -231,6 +232,7 @@ impl Given {
             "threads" => self.threads = Some(threads(&required(), "--threads")?),
             "io" => self.io = read_strategy(&required())?,
             "idle" => self.idle = true,
+            "read-holes" => self.read_holes = true,
             "sparse" => self.sparse = true,
             "verify" => self.verify = true,
             "version" => self.version = true,
@@ -252,13 +254,13 @@ impl Given {
         {
             self.threads = Some(threads(&text(&value), "BDSYNC_THREADS")?);
         }
-        let scan = ServeOptions { strategy: self.io, threads: self.threads };
+        let scan = ScanOptions { strategy: self.io, threads: self.threads, trust_holes: !self.read_holes };
         let wanted = if self.server || self.patch.is_some() { 0 } else { 3 };
         if self.operands.len() != wanted {
             return usage(format!("Bad number of arguments {}", self.operands.len()));
         }
         if self.server {
-            return Ok(Mode::Server(ServerOptions { serve: scan, verbose: self.verbose }));
+            return Ok(Mode::Server(ServerOptions { scan, verbose: self.verbose }));
         }
         if let Some(device) = self.patch.take() {
             return self.into_patch(device).map(|patch| Mode::Patch(Box::new(patch)));
@@ -302,7 +304,7 @@ impl Given {
         })
     }
 
-    fn into_client(self, scan: ServeOptions) -> Result<ClientOptions, Failure> {
+    fn into_client(self, scan: ScanOptions) -> Result<ClientOptions, Failure> {
         let hash = self.hash.unwrap_or_else(|| "md5".into());
         let digest = named_digest(&hash).map_err(|known| Failure::Usage(format!("Bad hash {hash}: {known}")))?;
         let checksum = match self.checksum {

@@ -22,7 +22,7 @@ pub(crate) fn run(options: &ServerOptions) -> Result<(), Failure> {
         }
     };
     let context = Context { observer: &observer, cancellation: &cancellation };
-    let result = serve(Stream::input()?, Stream::output()?, &options.serve, context);
+    let result = serve(Stream::input()?, Stream::output()?, options.scan, context);
     if let Err(error) = &result {
         log.info(&error.to_string());
     }

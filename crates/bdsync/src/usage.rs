@@ -44,6 +44,7 @@ Further than the stock command:
                           a processor, at most 16).
     --io=WAY              How devices are read: positional (default), mapped, or
                           direct (past the page cache).
+    --read-holes          Read also what the file system says is a hole.
     --idle                Let everything else go first: idle I/O class, nice 19.
     --sparse              With --patch: zeros give their space back.
     --verify              With --patch: compare the patch's checksum with the

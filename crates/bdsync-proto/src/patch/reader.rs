@@ -190,7 +190,8 @@ impl<R: Read> PatchReader<R> {
             let what = format!("a name of {name_length} bytes (the limit is {MAX_DIGEST_NAME})");
             return Err(PatchError::BadChecksum { what, offset });
         }
-        let name = String::from_utf8_lossy(self.input.take(name_length.into(), place)?).into_owned();
+        let name = String::from_utf8(self.input.take(name_length.into(), place)?.to_vec());
+        let name = name.map_err(|_| PatchError::BadChecksum { what: "a name that is not text".into(), offset })?;
         let offset = self.input.consumed;
         let [digest_length] = self.input.array(place)?;
         if usize::from(digest_length) > MAX_DIGEST {
@@ -313,6 +314,14 @@ mod tests {
             assert_eq!(error.exit_code(), ExitCode::PatchFormat, "cut at {cut}");
         }
         assert!(read_all(&bytes).is_ok());
+    }
+
+    #[test]
+    fn a_checksum_whose_name_is_not_text_is_refused() {
+        let mut bytes = patch(&[], Some(&checksum()));
+        let name = bytes.len() - 1 - 16 - 3;
+        bytes[name] = 0xff;
+        assert!(matches!(read_all(&bytes), Err(PatchError::BadChecksum { .. })));
     }
 
     #[test]
