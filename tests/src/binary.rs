@@ -11,21 +11,31 @@ use std::sync::OnceLock;
 pub fn bdsync() -> String {
     // A failure is kept as well: no test need see the same build fail again.
     static PROGRAM: OnceLock<Result<String, String>> = OnceLock::new();
-    PROGRAM.get_or_init(find).clone().unwrap_or_else(|why| panic!("{why}"))
+    PROGRAM.get_or_init(|| find("bdsync", "BDSYNC_BIN")).clone().unwrap_or_else(|why| panic!("{why}"))
 }
 
-fn find() -> Result<String, String> {
-    let path = match std::env::var_os("BDSYNC_BIN") {
+/// The `bdsync-agent` under test: `BDSYNC_AGENT_BIN`, or the one built from the workspace.
+///
+/// # Panics
+///
+/// As for [`bdsync`].
+pub fn agent() -> String {
+    static PROGRAM: OnceLock<Result<String, String>> = OnceLock::new();
+    PROGRAM.get_or_init(|| find("bdsync-agent", "BDSYNC_AGENT_BIN")).clone().unwrap_or_else(|why| panic!("{why}"))
+}
+
+fn find(name: &str, variable: &str) -> Result<String, String> {
+    let path = match std::env::var_os(variable) {
         Some(path) => {
-            std::fs::canonicalize(&path).map_err(|error| format!("BDSYNC_BIN {}: {error}", path.display()))?
+            std::fs::canonicalize(&path).map_err(|error| format!("{variable} {}: {error}", path.display()))?
         }
         None => escargot::CargoBuild::new()
             .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
-            .package("bdsync")
-            .bin("bdsync")
+            .package(name)
+            .bin(name)
             .current_release()
             .run()
-            .map_err(|error| format!("bdsync does not build: {error}"))?
+            .map_err(|error| format!("{name} does not build: {error}"))?
             .path()
             .to_owned(),
     };

@@ -7,6 +7,7 @@
 //! | variable | meaning |
 //! | --- | --- |
 //! | `BDSYNC_BIN` | the `bdsync` under test; built from the workspace when unset |
+//! | `BDSYNC_AGENT_BIN` | the `bdsync-agent` under test; likewise |
 //! | `STOCK_BDSYNC` | a stock `bdsync` to test against |
 //! | `STOCK_BDSYNC_TESTS` | the folder of stock's source tree, for its shell tests |
 //! | `RANDOM_CASES` | how many random cases to run |
@@ -28,7 +29,7 @@ pub mod procfs;
 pub mod recording;
 pub mod wire;
 
-pub use crate::binary::{bdsync, stock};
+pub use crate::binary::{agent, bdsync, stock};
 pub use crate::image::{Operation, Recipe, sha256_hex};
 pub use crate::process::{Outcome, Run, Stdin, Stdout};
 pub use crate::requirement::{in_ci, is_root, not_run, not_run_even_in_ci, program};

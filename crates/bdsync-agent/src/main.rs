@@ -2,6 +2,7 @@
 
 mod bench;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -21,14 +22,27 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match CommandLine::parse().command {
+    let command_line = match CommandLine::try_parse() {
+        Ok(command_line) => command_line,
+        Err(error) => {
+            // Help and version are printed like this, too; those are no failure.
+            let _ = error.print();
+            return ExitCode::from(u8::from(error.use_stderr()));
+        }
+    };
+    let result = match command_line.command {
         Command::Bench(options) => bench::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("bdsync-agent: {error:#}");
+            // A message that nobody can see changes no exit code.
             let engine = error.downcast_ref::<bdsync_engine::Error>();
+            // The engine's messages say the cause themselves.
+            let _ = match engine {
+                Some(error) => writeln!(std::io::stderr(), "bdsync-agent: {error}"),
+                None => writeln!(std::io::stderr(), "bdsync-agent: {error:#}"),
+            };
             ExitCode::from(engine.map_or(1, |error| error.exit_code().code()))
         }
     }

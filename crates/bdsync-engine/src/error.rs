@@ -100,7 +100,7 @@ pub enum Error {
     },
     /// The checksum in a patch is not that of the device after applying.
     #[error(
-        "Checksum error: the patch says {name} {expected}, {device} has {found}; are --blocksize and --twopass those that made the patch?"
+        "Checksum error: the patch says {name} {expected}, {device} has {found}; are --blocksize and --twopass those that made the patch (and is it the first time that it is applied, if the sizes differed)?"
     )]
     ChecksumMismatch {
         /// The digest's name.
