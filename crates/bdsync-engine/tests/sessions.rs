@@ -1,5 +1,7 @@
 //! Our client against our server over pipes, without processes.
 
+#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;

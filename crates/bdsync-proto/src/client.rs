@@ -6,7 +6,8 @@ use crate::error::ProtocolError;
 use crate::frame::FrameDecoder;
 use crate::hello::Hello;
 use crate::limits::{MAX_OPEN_BLOCK_REQUESTS, MAX_OPEN_HASH_REQUESTS};
-use crate::message::{BlockRange, DigestChoice, HashRange, Hint, Message, MessageType, hashes_fit};
+use crate::message::{Message, MessageType, hashes_fit};
+use crate::request::{BlockRange, DigestChoice, HashRange, Hint};
 
 /// What a server answered.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -19,6 +19,7 @@ mod hello;
 pub mod limits;
 mod message;
 pub mod patch;
+mod request;
 mod server;
 
 pub use client::{ClientEvent, ClientSession};
@@ -26,5 +27,6 @@ pub use error::ProtocolError;
 pub use exit::ExitCode;
 pub use frame::{Frame, FrameDecoder};
 pub use hello::{Hello, VERSION};
-pub use message::{BlockRange, DigestChoice, HashRange, Hint, Message, MessageType};
+pub use message::{Message, MessageType};
+pub use request::{BlockRange, DigestChoice, HashRange, Hint};
 pub use server::{ServerEvent, ServerSession};

@@ -6,9 +6,8 @@ use crate::error::ProtocolError;
 use crate::frame::FrameDecoder;
 use crate::hello::Hello;
 use crate::limits::max_hashes;
-use crate::message::{
-    BlockRange, DigestChoice, HashRange, Hint, Message, MessageType, encode_block, encode_hashes, hashes_fit,
-};
+use crate::message::{Message, MessageType, encode_block, encode_hashes, hashes_fit};
+use crate::request::{BlockRange, DigestChoice, HashRange, Hint};
 
 /// What a client asks for. Each but [`Digests`](Self::Digests) must be answered
 /// by the session's method for it, in the order in which they came.
