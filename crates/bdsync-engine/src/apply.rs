@@ -1,14 +1,14 @@
 //! Bringing a device up to date with a patch (`proto-spec/patch.md`, applying).
 
 use std::ffi::{OsStr, OsString};
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::os::unix::ffi::OsStrExt;
 use std::str::FromStr;
 
 use bdsync_device::{Access, Device, DeviceError};
 use bdsync_hash::{Algorithm, Checksum, is_zero};
 use bdsync_proto::limits::TWO_PASS_FACTOR;
-use bdsync_proto::patch::{PatchChecksum, PatchError, PatchHeader, PatchReader};
+use bdsync_proto::patch::{PatchChecksum, PatchError, PatchHeader, PatchReader, Record};
 
 use crate::error::{Error, Result};
 use crate::events::{Context, Event};
@@ -72,17 +72,17 @@ pub struct ApplyStats {
     pub checksum: Option<PatchChecksum>,
 }
 
-/// Reads a patch to its end and changes nothing.
+/// Looks through a patch to its end and changes nothing.
 ///
 /// # Errors
 ///
 /// Anything that keeps the patch from being applied as a whole.
-pub fn check(patch: impl Read, context: Context<'_>) -> Result<PatchSummary> {
+pub fn check(patch: impl Read + Seek, context: Context<'_>) -> Result<PatchSummary> {
     let mut reader = PatchReader::new(patch)?;
     let (mut record_count, mut data_bytes) = (0, 0);
-    while let Some(record) = reader.next_record()? {
+    while let Some(length) = reader.skip_record()? {
         record_count += 1;
-        data_bytes += record.data.len() as u64;
+        data_bytes += length as u64;
         context.cancellation.check()?;
     }
     let header = reader.header().clone();
@@ -192,7 +192,7 @@ impl Target {
                 Err(error) => break Err(error.into()),
             };
             context.cancellation.check()?;
-            self.gather(record.position, record.data)?;
+            self.gather(&record)?;
         };
         // Good records in front of a bad one are applied, as stock does.
         self.write_gathered()?;
@@ -200,7 +200,8 @@ impl Target {
     }
 
     /// Takes a record; what lies past the device's end is cut off.
-    fn gather(&mut self, position: u64, data: &[u8]) -> Result<()> {
+    fn gather(&mut self, record: &Record<'_>) -> Result<()> {
+        let (position, data) = (record.position, record.data);
         let room = self.device.size().saturating_sub(position);
         let data = &data[..room.min(data.len() as u64) as usize];
         let follows = position == self.gathered_at + self.gathered.len() as u64;
@@ -212,27 +213,38 @@ impl Target {
             self.gathered_at = position;
             self.gathered_zeros = zeros;
         }
-        self.gathered.extend_from_slice(data);
         self.gathered_records += 1;
+        if self.gathered.is_empty() && !record.is_continued {
+            // Nothing to join it with: it goes out from where it is.
+            return self.write(position, data, zeros);
+        }
+        self.gathered.extend_from_slice(data);
         Ok(())
     }
 
     fn write_gathered(&mut self) -> Result<()> {
-        if !self.gathered.is_empty() {
+        let gathered = std::mem::take(&mut self.gathered);
+        let result = self.write(self.gathered_at, &gathered, self.gathered_zeros);
+        self.gathered = gathered;
+        self.gathered.clear();
+        result
+    }
+
+    fn write(&mut self, at: u64, data: &[u8], zeros: bool) -> Result<()> {
+        if !data.is_empty() {
             self.touched = true;
-            self.last_position = self.gathered_at;
-            let written = match self.gathered_zeros {
-                true => self.device.write_zeros(self.gathered_at, self.gathered.len() as u64),
-                false => self.device.write_at(self.gathered_at, &self.gathered),
+            self.last_position = at;
+            let written = match zeros {
+                true => self.device.write_zeros(at, data.len() as u64),
+                false => self.device.write_at(at, data),
             };
             if let Err(error) = written {
                 if let DeviceError::Write { position, .. } = &error {
-                    self.written_bytes += position - self.gathered_at;
+                    self.written_bytes += position - at;
                 }
                 return Err(error.into());
             }
-            self.written_bytes += self.gathered.len() as u64;
-            self.gathered.clear();
+            self.written_bytes += data.len() as u64;
         }
         self.record_count += self.gathered_records;
         self.gathered_records = 0;

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests
 
-use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
+use std::io::{Cursor, PipeReader, PipeWriter, Read, Write, pipe};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
 use std::str::FromStr;
@@ -74,7 +74,7 @@ fn apply_to(target: &NamedTempFile, patch: &[u8], punch_holes: bool) {
     };
     let cancellation = Cancellation::new();
     let context = Context { observer: QUIET, cancellation: &cancellation };
-    check(patch, context).unwrap();
+    check(Cursor::new(patch), context).unwrap();
     apply(patch, &options, context).unwrap();
 }
 
@@ -164,7 +164,7 @@ fn a_source_that_shrinks_is_an_error_and_never_a_patch_of_zeros() {
         let error =
             diff(&shrinking, names, Peer { input, output }, &mut patch, &options, context).map(drop).unwrap_err();
         assert_eq!(error.exit_code().code(), 6, "{strategy:?}: {error}");
-        assert!(check(&patch[..], context).is_err(), "{strategy:?}: a whole patch");
+        assert!(check(Cursor::new(&patch), context).is_err(), "{strategy:?}: a whole patch");
         server.join().unwrap().unwrap_err();
     }
 }

@@ -1,6 +1,6 @@
 //! Patch mode: applies the patch on standard input.
 
-use std::io::{self, Seek, SeekFrom};
+use std::io;
 
 use bdsync_engine::apply::{ApplyStats, apply, check, hex, verifiable};
 use bdsync_engine::{Cancellation, Context, Error, Event};
@@ -28,12 +28,10 @@ pub(crate) fn run(options: &PatchOptions) -> Result<(), Failure> {
     if input.is_seekable() {
         let failed = |error: io::Error| Failure::Input(format!("cannot seek in the patch: {error}"));
         let untouched = |error: Error| Failure::InContext { error, context: "; the target was not touched".into() };
-        let start = input.stream_position().map_err(failed)?;
-        let summary = check(&mut input, context).map_err(untouched)?;
+        let summary = check(input.rest().map_err(failed)?, context).map_err(untouched)?;
         if options.apply.verify.is_some() {
             verifiable(summary.checksum.as_ref()).map_err(untouched)?;
         }
-        input.seek(SeekFrom::Start(start)).map_err(failed)?;
     }
     let ApplyStats { checksum, .. } = apply(&mut input, &options.apply, context)?;
     if let Some(checksum) = checksum {

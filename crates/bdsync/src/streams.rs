@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -44,10 +45,16 @@ impl Stream {
     }
 
     /// Whether it can be read twice.
-    pub(crate) fn is_seekable(&mut self) -> bool {
+    pub(crate) fn is_seekable(&self) -> bool {
         use std::os::unix::fs::FileTypeExt;
         let kind = self.0.metadata().map(|metadata| metadata.file_type());
-        kind.is_ok_and(|kind| kind.is_file() || kind.is_block_device()) && self.0.stream_position().is_ok()
+        kind.is_ok_and(|kind| kind.is_file() || kind.is_block_device())
+    }
+
+    /// What is left of it, read apart from it: its own position stays.
+    pub(crate) fn rest(&self) -> io::Result<Positioned<'_>> {
+        let mut file = &self.0;
+        Ok(Positioned { position: file.stream_position()?, file: &self.0 })
     }
 
     fn wait(&self, events: PollFlags) -> io::Result<()> {
@@ -55,6 +62,39 @@ impl Stream {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// A file that is read at positions of our own: stepping over data costs nothing.
+#[derive(Debug)]
+pub(crate) struct Positioned<'a> {
+    file: &'a File,
+    position: u64,
+}
+
+impl Read for Positioned<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(buffer, self.position)?;
+        self.position += count as u64;
+        Ok(count)
+    }
+}
+
+impl Seek for Positioned<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let position = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::Current(distance) => self.position.checked_add_signed(distance),
+            SeekFrom::End(distance) => {
+                let mut file = self.file;
+                let here = file.stream_position()?;
+                let end = file.seek(SeekFrom::End(0))?;
+                file.seek(SeekFrom::Start(here))?;
+                end.checked_add_signed(distance)
+            }
+        };
+        self.position = position.ok_or(ErrorKind::InvalidInput)?;
+        Ok(self.position)
     }
 }
 
@@ -87,11 +127,5 @@ impl Write for Stream {
 
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
-    }
-}
-
-impl Seek for Stream {
-    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
-        self.0.seek(position)
     }
 }

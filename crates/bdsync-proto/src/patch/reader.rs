@@ -1,6 +1,6 @@
 //! Reading a patch.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 
 use super::{FORMAT_VERSION, MAGIC, PatchChecksum, PatchHeader};
 use crate::exit::ExitCode;
@@ -8,6 +8,9 @@ use crate::limits::{MAX_DEVICE_NAME, MAX_DIGEST, MAX_DIGEST_NAME, MAX_READ_RECOR
 
 /// How much is asked of the stream at once, in bytes; more than the longest record.
 const BUFFER: usize = 1 << 18;
+
+/// From this length on, in bytes, it is faster to step over a record's data than to read it.
+const WORTH_SKIPPING: usize = 2048;
 
 /// What can be wrong with a patch. Offsets are bytes from its beginning.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +89,9 @@ pub struct Record<'a> {
     pub position: u64,
     /// What.
     pub data: &'a [u8],
+    /// Whether the next record is known to go on where this one ends. Only a hint:
+    /// what was not read yet is not known.
+    pub is_continued: bool,
 }
 
 /// Reads a patch from a stream, record by record, in constant memory.
@@ -103,7 +109,7 @@ impl<R: Read> PatchReader<R> {
     ///
     /// No patch, one of another version, or a header that ends early.
     pub fn new(stream: R) -> Result<Self, PatchError> {
-        let mut input = Input { stream, buffer: vec![0; BUFFER], start: 0, end: 0, consumed: 0 };
+        let mut input = Input { stream, buffer: vec![0; BUFFER], start: 0, end: 0, consumed: 0, ahead: BUFFER };
         let available = input.fill(MAGIC.len() + FORMAT_VERSION.len())?;
         let start = input.available();
         let prefix = start.len().min(MAGIC.len());
@@ -153,6 +159,19 @@ impl<R: Read> PatchReader<R> {
     ///
     /// A record outside the device, a patch that is cut off, a stream that fails.
     pub fn next_record(&mut self) -> Result<Option<Record<'_>>, PatchError> {
+        let Some((position, length)) = self.next_head()? else { return Ok(None) };
+        let input = &mut self.input;
+        input.take(length, "a record's data")?;
+        let is_continued = input.available().first_chunk().is_some_and(|head| {
+            let (next, next_length) = split_head(head);
+            next_length > 0 && u64::try_from(next) == Ok(position + length as u64)
+        });
+        let data = &input.buffer[input.start - length..input.start];
+        Ok(Some(Record { position, data, is_continued }))
+    }
+
+    /// The position and the length of the next record's data; `None` at the end marker.
+    fn next_head(&mut self) -> Result<Option<(u64, usize)>, PatchError> {
         if self.ended {
             return Ok(None);
         }
@@ -164,13 +183,11 @@ impl<R: Read> PatchReader<R> {
             return Ok(None);
         }
         let size = self.header.size;
-        let within =
-            u64::try_from(position).ok().filter(|at| at.checked_add(length as u64).is_some_and(|end| end <= size));
-        let Some(position) = within else {
-            return Err(PatchError::BadRecord { offset, position, length, size });
-        };
-        let data = self.input.take(length, "a record's data")?;
-        Ok(Some(Record { position, data }))
+        let within = |at: &u64| at.checked_add(length as u64).is_some_and(|end| end <= size);
+        match u64::try_from(position).ok().filter(within) {
+            Some(position) => Ok(Some((position, length))),
+            None => Err(PatchError::BadRecord { offset, position, length, size }),
+        }
     }
 
     /// Reads what is left of the records, and the checksum. What follows is not read.
@@ -203,6 +220,20 @@ impl<R: Read> PatchReader<R> {
     }
 }
 
+impl<R: Read + Seek> PatchReader<R> {
+    /// Steps over the next record; gives the length of its data in bytes, or `None`
+    /// at the end marker. Long data is not read.
+    ///
+    /// # Errors
+    ///
+    /// As [`next_record`](Self::next_record).
+    pub fn skip_record(&mut self) -> Result<Option<usize>, PatchError> {
+        let Some((_, length)) = self.next_head()? else { return Ok(None) };
+        self.input.skip(length, "a record's data")?;
+        Ok(Some(length))
+    }
+}
+
 fn split_head(head: &[u8; 10]) -> (i64, usize) {
     let mut position = [0; 8];
     position.copy_from_slice(&head[..8]);
@@ -217,6 +248,8 @@ struct Input<R> {
     start: usize,
     end: usize,
     consumed: u64,
+    /// How much is read beyond what is needed, at most.
+    ahead: usize,
 }
 
 impl<R: Read> Input<R> {
@@ -233,7 +266,8 @@ impl<R: Read> Input<R> {
             self.start = 0;
         }
         while self.end - self.start < length {
-            match self.stream.read(&mut self.buffer[self.end..]) {
+            let until = (self.start + length.max(self.ahead)).min(self.buffer.len());
+            match self.stream.read(&mut self.buffer[self.end..until]) {
                 Ok(0) => return Ok(false),
                 Ok(count) => self.end += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -259,6 +293,32 @@ impl<R: Read> Input<R> {
         let mut bytes = [0; N];
         bytes.copy_from_slice(self.take(N, place)?);
         Ok(bytes)
+    }
+}
+
+impl<R: Read + Seek> Input<R> {
+    /// Passes over `length` bytes; the last of them is read, so that they are known to be there.
+    fn skip(&mut self, length: usize, place: &'static str) -> Result<(), PatchError> {
+        // Neighbours of a short record are read with it.
+        self.ahead = if length < WORTH_SKIPPING { self.buffer.len() } else { 1 };
+        let available = self.end - self.start;
+        if length < WORTH_SKIPPING || length <= available + 1 {
+            return self.take(length, place).map(drop);
+        }
+        let distance = length - 1 - available;
+        let failed = |source| PatchError::Read { offset: self.consumed, source };
+        self.stream.seek(SeekFrom::Current(distance as i64)).map_err(failed)?;
+        (self.start, self.end) = (0, 0);
+        self.consumed += (length - 1) as u64;
+        // The last byte and the next record's head come together.
+        self.ahead = 1 + 10;
+        if self.fill(1)? {
+            self.ahead = 1;
+            return self.take(1, place).map(drop);
+        }
+        let failed = |source| PatchError::Read { offset: self.consumed, source };
+        let offset = self.stream.seek(SeekFrom::End(0)).map_err(failed)?;
+        Err(PatchError::Cut { offset, place })
     }
 }
 
@@ -322,6 +382,37 @@ mod tests {
         let name = bytes.len() - 1 - 16 - 3;
         bytes[name] = 0xff;
         assert!(matches!(read_all(&bytes), Err(PatchError::BadChecksum { .. })));
+    }
+
+    #[test]
+    fn a_record_that_goes_on_in_the_next_says_so() {
+        let bytes = patch(&[(10, b"abc"), (13, b"d"), (20, b"e")], None);
+        let mut reader = PatchReader::new(&bytes[..]).unwrap();
+        let mut continued = Vec::new();
+        while let Some(record) = reader.next_record().unwrap() {
+            continued.push(record.is_continued);
+        }
+        assert_eq!(continued, [true, false, false]);
+    }
+
+    #[test]
+    fn skipping_finds_the_same_faults_as_reading() {
+        let long = vec![3; 70_000];
+        let whole = patch(&[(10, b"abc"), (20, &long), (90_100, &long[..3000]), (99_000, b"x")], Some(&checksum()));
+        let skip_all = |bytes: &[u8]| -> Result<usize, PatchError> {
+            let mut reader = PatchReader::new(io::Cursor::new(bytes))?;
+            let mut length = 0;
+            while let Some(skipped) = reader.skip_record()? {
+                length += skipped;
+            }
+            reader.finish()?;
+            Ok(length)
+        };
+        assert_eq!(skip_all(&whole).unwrap(), 3 + 70_000 + 3000 + 1);
+        for cut in (0..whole.len()).filter(|cut| cut % 97 == 0 || whole.len() - cut < 3200) {
+            let (skipped, read) = (skip_all(&whole[..cut]).unwrap_err(), read_all(&whole[..cut]).unwrap_err());
+            assert_eq!(skipped.to_string(), read.to_string(), "cut at {cut}");
+        }
     }
 
     #[test]
