@@ -7,7 +7,7 @@ use crate::exit::ExitCode;
 use crate::limits::{MAX_DEVICE_NAME, MAX_DIGEST, MAX_DIGEST_NAME, MAX_READ_RECORD};
 
 /// How much is asked of the stream at once, in bytes; more than the longest record.
-const BUFFER: usize = 1 << 18;
+const BUFFER: usize = 1 << 17;
 
 /// From this length on, in bytes, it is faster to step over a record's data than to read it.
 const WORTH_SKIPPING: usize = 2048;
