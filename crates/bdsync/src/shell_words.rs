@@ -1,5 +1,5 @@
 //! Splitting REMSHCMD into words: at spaces, with quotes that group. There is no
-//! other shell syntax, and no shell (`proto-spec/protocol.md`, the remote command).
+//! other shell syntax, and no shell (`proto-spec/protocol.md` section 8).
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

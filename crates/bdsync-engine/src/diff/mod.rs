@@ -73,7 +73,24 @@ impl DiffOptions {
     ///
     /// [`Error::Parameter`], with the limits.
     pub fn check(&self, names: Names<'_>) -> Result<()> {
-        check_parameters(names, self)
+        let parameter = |text: String| Err(Error::Parameter(text));
+        if !(1..=limits::MAX_BLOCK_SIZE).contains(&self.block_size) {
+            let (size, most) = (self.block_size, limits::MAX_BLOCK_SIZE);
+            return parameter(format!("Bad block size {size}: it must be from 1 to {most} bytes"));
+        }
+        let length = names.remote.len();
+        if !(limits::MIN_DEVICE_NAME..=limits::MAX_DEVICE_NAME).contains(&length) {
+            let (least, most) = (limits::MIN_DEVICE_NAME, limits::MAX_DEVICE_NAME);
+            return parameter(format!(
+                "Bad remote device name of {length} bytes: it must have from {least} to {most} (for a short one write ./NAME)"
+            ));
+        }
+        let length = names.local.len();
+        if self.remote_data && !(1..=limits::MAX_DEVICE_NAME).contains(&length) {
+            let most = limits::MAX_DEVICE_NAME;
+            return parameter(format!("Bad local device name of {length} bytes: a patch holds from 1 to {most}"));
+        }
+        Ok(())
     }
 }
 
@@ -162,27 +179,6 @@ where
         scanner.stop();
     }
     result
-}
-
-fn check_parameters(names: Names<'_>, options: &DiffOptions) -> Result<()> {
-    let parameter = |text: String| Err(Error::Parameter(text));
-    if !(1..=limits::MAX_BLOCK_SIZE).contains(&options.block_size) {
-        let (size, most) = (options.block_size, limits::MAX_BLOCK_SIZE);
-        return parameter(format!("Bad block size {size}: it must be from 1 to {most} bytes"));
-    }
-    let length = names.remote.len();
-    if !(limits::MIN_DEVICE_NAME..=limits::MAX_DEVICE_NAME).contains(&length) {
-        let (least, most) = (limits::MIN_DEVICE_NAME, limits::MAX_DEVICE_NAME);
-        return parameter(format!(
-            "Bad remote device name of {length} bytes: it must have from {least} to {most} (for a short one write ./NAME)"
-        ));
-    }
-    let length = names.local.len();
-    if options.remote_data && !(1..=limits::MAX_DEVICE_NAME).contains(&length) {
-        let most = limits::MAX_DEVICE_NAME;
-        return parameter(format!("Bad local device name of {length} bytes: a patch holds from 1 to {most}"));
-    }
-    Ok(())
 }
 
 fn compare_sizes(local: u64, remote: u64, options: &DiffOptions, observer: &dyn Observer) -> Result<Sizes> {

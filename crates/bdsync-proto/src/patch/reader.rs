@@ -148,11 +148,6 @@ impl<R: Read> PatchReader<R> {
         &self.header
     }
 
-    /// How many bytes of the patch were read into records so far.
-    pub fn offset(&self) -> u64 {
-        self.input.consumed
-    }
-
     /// The next record, or `None` at the end marker.
     ///
     /// # Errors
