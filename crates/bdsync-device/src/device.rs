@@ -52,7 +52,17 @@ impl Device {
         // Opening a pipe would wait for its other end, so it is looked at before.
         kind_of(&std::fs::metadata(&path).map_err(failed)?).map_err(refused)?;
         let opened = OpenOptions::new().read(true).write(access == Access::ReadWrite).open(&path);
-        let mut file = opened.map_err(failed)?;
+        Self::from_file(opened.map_err(failed)?, path.clone())
+    }
+
+    /// Takes a file that is open already; `path` is what errors call it. The file's own position moves.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn from_file(mut file: File, path: PathBuf) -> Result<Self, DeviceError> {
+        let failed = |source| DeviceError::Open { path: path.clone(), source };
+        let refused = |kind| DeviceError::Kind { path: path.clone(), kind };
         let kind = kind_of(&file.metadata().map_err(failed)?).map_err(refused)?;
         // The end of a block device is its BLKGETSIZE64.
         let size = file.seek(SeekFrom::End(0)).map_err(failed)?;

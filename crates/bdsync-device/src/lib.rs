@@ -20,4 +20,5 @@ pub use buffer::AlignedBuffer;
 pub use device::{Access, Device, DeviceKind};
 pub use error::{DeviceError, plain};
 pub use extent::{Extent, ExtentMap};
+pub use mapped::MappedReader;
 pub use reader::{BlockReader, ReadStrategy};

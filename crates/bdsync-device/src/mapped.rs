@@ -14,7 +14,7 @@ use crate::sigbus::Guard;
 /// Lends bytes without a copy. Pages that cannot be read (a failing disk, a file
 /// that became shorter) are noticed after the fact and reported as a read error.
 #[derive(Debug)]
-pub(crate) struct MappedReader {
+pub struct MappedReader {
     device: Arc<Device>,
     // The guard must go before the map that it watches.
     guard: Option<Guard>,
@@ -22,7 +22,12 @@ pub(crate) struct MappedReader {
 }
 
 impl MappedReader {
-    pub(crate) fn new(device: Arc<Device>) -> io::Result<Self> {
+    /// Maps a device as long as it is now.
+    ///
+    /// # Errors
+    ///
+    /// The system can refuse; the error says why.
+    pub fn new(device: Arc<Device>) -> io::Result<Self> {
         let length = usize::try_from(device.size()).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
         if length == 0 {
             return Ok(Self { device, guard: None, map: None });
@@ -35,6 +40,18 @@ impl MappedReader {
         let _ = map.advise(Advice::Sequential);
         let guard = Guard::new(map.as_ptr() as usize, length)?;
         Ok(Self { device, guard: Some(guard), map: Some(map) })
+    }
+
+    /// Lends the `length` bytes from `position` on, without a copy.
+    ///
+    /// # Errors
+    ///
+    /// A read error with its position. If `look` was called before the error was
+    /// seen, what it saw must not be used.
+    pub fn lend<T>(&self, position: u64, length: usize, look: impl FnOnce(&[u8]) -> T) -> Result<T, DeviceError> {
+        let seen = look(self.bytes(position, length)?);
+        self.check(position, length)?;
+        Ok(seen)
     }
 
     fn bytes(&self, position: u64, length: usize) -> Result<&[u8], DeviceError> {
@@ -92,7 +109,6 @@ impl BlockReader for MappedReader {
         _scratch: &mut AlignedBuffer,
         visit: &mut dyn FnMut(&[u8]),
     ) -> Result<(), DeviceError> {
-        visit(self.bytes(position, length)?);
-        self.check(position, length)
+        self.lend(position, length, visit)
     }
 }

@@ -1,7 +1,8 @@
 //! Patch mode: applies the patch on standard input.
 
-use std::io;
+use std::io::Cursor;
 
+use bdsync_device::BlockReader;
 use bdsync_engine::apply::{ApplyStats, apply, check, hex, verifiable};
 use bdsync_engine::{Cancellation, Context, Error, Event};
 
@@ -26,9 +27,11 @@ pub(crate) fn run(options: &PatchOptions) -> Result<(), Failure> {
     let context = Context { observer: &observer, cancellation: &cancellation };
 
     if input.is_seekable() {
-        let failed = |error: io::Error| Failure::Input(format!("cannot seek in the patch: {error}"));
         let untouched = |error: Error| Failure::InContext { error, context: "; the target was not touched".into() };
-        let summary = check(input.rest().map_err(failed)?, context).map_err(untouched)?;
+        let (patch, start) = input.rest()?;
+        let length = patch.device().size().saturating_sub(start) as usize;
+        let summary = patch.lend(start, length, |bytes| check(Cursor::new(bytes), context));
+        let summary = summary.map_err(Error::from).flatten().map_err(untouched)?;
         if options.apply.verify.is_some() {
             verifiable(summary.checksum.as_ref()).map_err(untouched)?;
         }

@@ -4,8 +4,10 @@ use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
+use bdsync_device::{Device, MappedReader};
+use bdsync_engine::Error;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::failure::Failure;
@@ -51,10 +53,17 @@ impl Stream {
         kind.is_ok_and(|kind| kind.is_file() || kind.is_block_device())
     }
 
-    /// What is left of it, read apart from it: its own position stays.
-    pub(crate) fn rest(&self) -> io::Result<Positioned<'_>> {
+    /// What is left of it, as something that can be looked at without a copy, and where
+    /// that begins in bytes. Its own position stays.
+    pub(crate) fn rest(&self) -> Result<(MappedReader, u64), Failure> {
+        let failed = |error: io::Error| Failure::Input(format!("cannot look ahead in the patch: {error}"));
         let mut file = &self.0;
-        Ok(Positioned { position: file.stream_position()?, file: &self.0 })
+        let position = file.stream_position().map_err(failed)?;
+        let device = Device::from_file(self.0.try_clone().map_err(failed)?, "standard input".into());
+        // The copy shares its position with this one.
+        file.seek(SeekFrom::Start(position)).map_err(failed)?;
+        let reader = MappedReader::new(Arc::new(device.map_err(Error::from)?)).map_err(failed)?;
+        Ok((reader, position))
     }
 
     fn wait(&self, events: PollFlags) -> io::Result<()> {
@@ -62,39 +71,6 @@ impl Stream {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
-    }
-}
-
-/// A file that is read at positions of our own: stepping over data costs nothing.
-#[derive(Debug)]
-pub(crate) struct Positioned<'a> {
-    file: &'a File,
-    position: u64,
-}
-
-impl Read for Positioned<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read_at(buffer, self.position)?;
-        self.position += count as u64;
-        Ok(count)
-    }
-}
-
-impl Seek for Positioned<'_> {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let position = match to {
-            SeekFrom::Start(position) => Some(position),
-            SeekFrom::Current(distance) => self.position.checked_add_signed(distance),
-            SeekFrom::End(distance) => {
-                let mut file = self.file;
-                let here = file.stream_position()?;
-                let end = file.seek(SeekFrom::End(0))?;
-                file.seek(SeekFrom::Start(here))?;
-                end.checked_add_signed(distance)
-            }
-        };
-        self.position = position.ok_or(ErrorKind::InvalidInput)?;
-        Ok(self.position)
     }
 }
 
