@@ -17,6 +17,9 @@ use crate::options::SizePolicy;
 /// Up to how much neighbouring data is written at once, in bytes.
 const WRITE: usize = 1 << 20;
 
+/// After how many bytes the observer is told again.
+const REPORT: u64 = 1 << 20;
+
 /// Where the device's name stands in a patch, in bytes.
 const NAME_OFFSET: u64 = 21;
 
@@ -185,6 +188,7 @@ impl Target {
     }
 
     fn write_all<R: Read>(&mut self, reader: &mut PatchReader<R>, context: Context<'_>) -> Result<()> {
+        let mut told = 0;
         let result = loop {
             let record = match reader.next_record() {
                 Ok(Some(record)) => record,
@@ -193,6 +197,10 @@ impl Target {
             };
             context.cancellation.check()?;
             self.gather(&record)?;
+            if self.written_bytes >= told + REPORT {
+                told = self.written_bytes;
+                context.observer.event(&Event::Applied { data_bytes: told });
+            }
         };
         // Good records in front of a bad one are applied, as stock does.
         self.write_gathered()?;

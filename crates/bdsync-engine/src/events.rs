@@ -55,6 +55,11 @@ pub enum Event {
         /// Length of the patch so far, in bytes.
         patch_bytes: u64,
     },
+    /// So much of a patch is applied.
+    Applied {
+        /// How many bytes were written to the target.
+        data_bytes: u64,
+    },
     /// Nothing happened for a moment; a display may refresh itself.
     Waiting,
     /// The session is over.

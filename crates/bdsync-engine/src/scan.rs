@@ -57,6 +57,14 @@ impl Default for ScanOptions {
     }
 }
 
+impl ScanOptions {
+    /// How many threads that makes.
+    pub(crate) fn thread_count(&self) -> usize {
+        let default = || std::thread::available_parallelism().map_or(1, |count| count.get().min(MAX_DEFAULT_THREADS));
+        self.threads.map_or_else(default, NonZeroUsize::get)
+    }
+}
+
 impl Scanner {
     /// A scanner of `device`.
     ///
@@ -64,9 +72,8 @@ impl Scanner {
     ///
     /// When there are no threads to be had, or the device cannot be read in this way.
     pub fn new(device: Arc<Device>, options: ScanOptions) -> Result<Arc<Self>> {
-        let ScanOptions { strategy, threads, trust_holes } = options;
-        let default = || std::thread::available_parallelism().map_or(1, |count| count.get().min(MAX_DEFAULT_THREADS));
-        let threads = threads.map_or_else(default, NonZeroUsize::get);
+        let ScanOptions { strategy, trust_holes, .. } = options;
+        let threads = options.thread_count();
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|index| format!("scan-{index}"))
