@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         }
     };
     let result = match command_line.command {
-        Command::Bench(options) => bench::run(&options),
+        Command::Bench(options) => bench::run(options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

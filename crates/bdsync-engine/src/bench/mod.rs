@@ -1,5 +1,7 @@
 //! How fast this machine hashes and reads.
 
+mod report;
+
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,6 +15,8 @@ use bdsync_proto::HashRange;
 use crate::error::{Error, Result};
 use crate::options::Salt;
 use crate::scan::{ScanOptions, Scanner};
+
+pub use report::{BenchReport, DeviceSpeed, DigestSpeed, Pick, Plan, Step, measure};
 
 /// What one thread hashes again and again, in bytes: it stays in a core's cache, as
 /// data that was just read does.

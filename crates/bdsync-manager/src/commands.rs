@@ -1,0 +1,236 @@
+//! The commands beside `run`.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use bdsync_device::{Access, Device};
+use clap::CommandFactory;
+use serde_json::json;
+
+use crate::cli::CommandLine;
+use crate::config::{Task, Verify};
+use crate::failure::{Exit, Failure};
+use crate::far::Far;
+use crate::report::{Phase, binary};
+use crate::run::{Control, Job, has_snapshots};
+use crate::state::Outcome;
+use crate::{guard, local};
+
+/// `list`: names, sources, targets.
+pub(crate) fn list(tasks: &[Task], control: &Control) -> Result<Exit> {
+    for task in tasks {
+        if control.reporter.is_json() {
+            control.reporter.event("task", describe(task));
+            continue;
+        }
+        let disabled = if task.disabled { " (disabled)" } else { "" };
+        let text = format!("{}{disabled}: {} -> {}\n", task.name, task.source.display(), place(task));
+        control.reporter.print(&text)?;
+    }
+    Ok(Exit::Success)
+}
+
+/// Where a target is, in words.
+fn place(task: &Task) -> String {
+    match &task.remote {
+        Some(remote) => format!("{} by way of {}", task.target.display(), remote.command.join(" ")),
+        None => task.target.display().to_string(),
+    }
+}
+
+fn describe(task: &Task) -> serde_json::Value {
+    json!({
+        "task": task.name,
+        "source": task.source.display().to_string(),
+        "target": task.target.display().to_string(),
+        "connection_command": task.remote.as_ref().map(|remote| remote.command.join(" ")),
+        "disabled": task.disabled,
+        "in_place": task.patch_folder.is_none(),
+    })
+}
+
+/// `check`: reaches everything, changes nothing.
+pub(crate) fn check(tasks: &[Task], control: &Control) -> Result<Exit> {
+    let mut exit = Exit::Success;
+    for task in tasks.iter().filter(|task| !task.disabled) {
+        let reporter = control.reporter.task(&task.name);
+        let job = Job { control, reporter: &reporter, expected_patch_bytes: 0 };
+        let result = check_task(task, &job);
+        reporter.done();
+        let (text, problem) = match result {
+            Ok(plan) => (format!("{}: {plan}\n", task.name), None),
+            Err(Failure::Cancelled) => return Ok(Exit::Cancelled),
+            Err(failure) => {
+                exit = Exit::TaskFailed;
+                (format!("{}: PROBLEM: {failure}\n", task.name), Some(failure.to_string()))
+            }
+        };
+        match control.reporter.is_json() {
+            true => {
+                let mut facts = describe(task);
+                facts["problem"] = json!(problem);
+                control.reporter.event("check", facts);
+            }
+            false => control.reporter.print(&text)?,
+        }
+    }
+    Ok(exit)
+}
+
+fn check_task(task: &Task, job: &Job<'_>) -> Result<String, Failure> {
+    has_snapshots(task)?;
+    let source = Device::open(&task.source, Access::Read)?;
+    let (exists, ready) = match &task.remote {
+        None => {
+            let redo = task.patch_folder.as_deref().map(|folder| local::Redo::new(folder, &task.target)).transpose()?;
+            let exists = task.target.exists();
+            if exists {
+                guard::check(source.path(), &task.target)?;
+            } else if !task.create_target {
+                return Err(local::missing());
+            }
+            (exists, redo.is_some_and(|redo| redo.is_ready()))
+        }
+        Some(remote) => {
+            let far = Far::new(task, remote, job);
+            let survey = far.survey()?;
+            far.check(&survey)?;
+            (survey.exists(), survey.ready)
+        }
+    };
+    let mut plan = format!("would compare {} ({}) with {}", task.source.display(), binary(source.size()), place(task));
+    if !exists {
+        plan += ", which would be created";
+    }
+    plan += match &task.patch_folder {
+        Some(_) => ", store a patch and apply it",
+        None => ", and change it in place",
+    };
+    if ready {
+        plan += "; first it would finish the patch that an earlier run left";
+    }
+    if task.verify != Verify::Off {
+        plan += "; then compare again";
+    }
+    Ok(plan)
+}
+
+/// `verify`: the ranges that differ.
+pub(crate) fn verify(tasks: &[Task], control: &Control) -> Result<Exit> {
+    let (mut failed, mut different) = (false, false);
+    for task in tasks.iter().filter(|task| !task.disabled) {
+        let reporter = control.reporter.task(&task.name);
+        let job = Job { control, reporter: &reporter, expected_patch_bytes: 0 };
+        let result = verify_task(task, &job);
+        reporter.done();
+        match result {
+            Ok(ranges) => {
+                different |= !ranges.is_empty();
+                print_ranges(task, &ranges, control)?;
+            }
+            Err(Failure::Cancelled) => return Ok(Exit::Cancelled),
+            Err(failure) => {
+                failed = true;
+                tracing::error!(task = task.name, "{failure}");
+                reporter.event("task_failed", json!({ "error": failure.to_string() }));
+            }
+        }
+    }
+    Ok(match (failed, different) {
+        (true, _) => Exit::TaskFailed,
+        (false, true) => Exit::Different,
+        (false, false) => Exit::Success,
+    })
+}
+
+fn verify_task(task: &Task, job: &Job<'_>) -> Result<Vec<(u64, u64)>, Failure> {
+    let source = Arc::new(Device::open(&task.source, Access::Read)?);
+    job.reporter.phase(Phase::Verify, source.size());
+    Ok(match &task.remote {
+        None => local::differences(task, &source, false, job)?.0,
+        Some(remote) => Far::new(task, remote, job).differences(&source)?.0,
+    })
+}
+
+fn print_ranges(task: &Task, ranges: &[(u64, u64)], control: &Control) -> io::Result<()> {
+    if control.reporter.is_json() {
+        let ranges: Vec<_> = ranges.iter().map(|(start, end)| json!({ "start": start, "end": end })).collect();
+        control.reporter.event("verified", json!({ "task": task.name, "equal": ranges.is_empty(), "ranges": ranges }));
+        return Ok(());
+    }
+    if ranges.is_empty() {
+        return control.reporter.print(&format!("{}: equal\n", task.name));
+    }
+    let mut text = format!("{}: DIFFERENT in {} ranges (bytes, end not included)\n", task.name, ranges.len());
+    for (start, end) in ranges {
+        text += &format!("  {start} {end}\n");
+    }
+    control.reporter.print(&text)
+}
+
+/// `status`: last results, and what is pending.
+pub(crate) fn status(tasks: &[Task], control: &Control) -> Result<Exit> {
+    for task in tasks {
+        let record = control.state.record(&control.config, &task.name)?;
+        let local_folder = task.patch_folder.as_deref().filter(|_| task.remote.is_none());
+        let redo = local_folder.and_then(|folder| local::Redo::new(folder, &task.target).ok());
+        let pending = redo.is_some_and(|redo| redo.is_ready());
+        let running = control.state.lock(task).is_err();
+        if control.reporter.is_json() {
+            let mut facts = describe(task);
+            facts["last"] = json!(record);
+            facts["pending_patch"] = json!(pending);
+            facts["running"] = json!(running);
+            control.reporter.event("status", facts);
+            continue;
+        }
+        let mut text = format!("{}: ", task.name);
+        text += &match &record {
+            None => "never run".to_string(),
+            Some(record) => {
+                let outcome = match record.outcome {
+                    Outcome::Ok => "ok",
+                    Outcome::Failed => "FAILED",
+                    Outcome::Skipped => "skipped",
+                    Outcome::Cancelled => "cancelled",
+                    Outcome::Running if running => "running",
+                    Outcome::Running => "KILLED",
+                };
+                let stats = &record.stats;
+                let (changed, scanned) = (binary(stats.changed_bytes), binary(stats.scanned_bytes));
+                let mut text =
+                    format!("{outcome}, {}, {:.1} s, {changed} of {scanned} changed", record.started, record.seconds);
+                if let Some(error) = &record.error {
+                    text += &format!("\n    {error}");
+                }
+                match &record.last_success {
+                    Some(last) if record.outcome != Outcome::Ok => text += &format!("\n    last success: {last}"),
+                    None => text += "\n    no success so far",
+                    _ => {}
+                }
+                text
+            }
+        };
+        if task.disabled {
+            text += "\n    disabled";
+        }
+        if pending {
+            text += "\n    a ready patch is pending: the next run finishes it";
+        }
+        control.reporter.print(&(text + "\n"))?;
+    }
+    Ok(Exit::Success)
+}
+
+/// `completions`: a script for a shell.
+pub(crate) fn completions(shell: clap_complete::Shell) {
+    clap_complete::generate(shell, &mut CommandLine::command(), "bdsync-manager", &mut io::stdout());
+}
+
+/// `man`: one page a command.
+pub(crate) fn man(folder: &Path) -> Result<()> {
+    clap_mangen::generate_to(CommandLine::command(), folder)
+        .with_context(|| format!("cannot write man pages into {}", folder.display()))
+}

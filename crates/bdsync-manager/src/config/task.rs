@@ -1,0 +1,96 @@
+//! What a task is once its settings are resolved.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bdsync_device::ReadStrategy;
+use bdsync_engine::diff::NamedDigest;
+use bdsync_engine::{ScanOptions, SizePolicy};
+use bdsync_hash::Algorithm;
+
+use super::value::Verify;
+
+/// One synchronisation, with everything that is needed to do it.
+#[derive(Clone, Debug)]
+pub(crate) struct Task {
+    pub(crate) name: String,
+    pub(crate) source: PathBuf,
+    pub(crate) target: PathBuf,
+    /// How the target is reached; `None`: it is on this machine.
+    pub(crate) remote: Option<Remote>,
+    pub(crate) disabled: bool,
+    pub(crate) create_target: bool,
+    /// Where patches are kept; `None`: the target is changed in place.
+    pub(crate) patch_folder: Option<PathBuf>,
+    /// Bytes a second.
+    pub(crate) bandwidth_limit: Option<u64>,
+    pub(crate) compare: Compare,
+    pub(crate) verify: Verify,
+    pub(crate) hooks: Hooks,
+    pub(crate) snapshot: Option<LvmSnapshot>,
+}
+
+/// A machine that is reached by a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Remote {
+    /// The command's words.
+    pub(crate) command: Vec<String>,
+    /// The bdsync there.
+    pub(crate) program: PathBuf,
+    pub(crate) retries: u32,
+    pub(crate) retry_delay: Duration,
+    pub(crate) timeout: Duration,
+}
+
+/// How to compare.
+#[derive(Clone, Debug)]
+pub(crate) struct Compare {
+    pub(crate) digest: NamedDigest,
+    pub(crate) block_size: u64,
+    pub(crate) two_pass: bool,
+    pub(crate) zero_blocks: bool,
+    pub(crate) size_policy: SizePolicy,
+    pub(crate) checksum: Option<NamedDigest>,
+    pub(crate) flush_cache: bool,
+    pub(crate) threads: Option<NonZeroUsize>,
+    pub(crate) io: ReadStrategy,
+}
+
+impl Default for Compare {
+    fn default() -> Self {
+        Self {
+            digest: NamedDigest { algorithm: Algorithm::Md5, name: "md5".into() },
+            block_size: 4096,
+            two_pass: false,
+            zero_blocks: false,
+            size_policy: SizePolicy::Strict,
+            checksum: None,
+            flush_cache: false,
+            threads: None,
+            io: ReadStrategy::Positional,
+        }
+    }
+}
+
+impl Compare {
+    pub(crate) fn scan(&self) -> ScanOptions {
+        ScanOptions { strategy: self.io, threads: self.threads, trust_holes: true }
+    }
+}
+
+/// Commands around a task.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hooks {
+    pub(crate) before: Option<String>,
+    pub(crate) after: Option<String>,
+    pub(crate) error: Option<String>,
+}
+
+/// A snapshot that is compared in the source's place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LvmSnapshot {
+    pub(crate) size: String,
+    pub(crate) name: String,
+    pub(crate) program: PathBuf,
+}

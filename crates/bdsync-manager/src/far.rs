@@ -1,0 +1,618 @@
+//! A target behind a connection command, with a stock-compatible bdsync there.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bdsync_device::{Access, Device};
+use bdsync_engine::diff::{DiffOptions, DiffStats, Names, Peer, diff};
+use bdsync_engine::{Error, Salt, Scanner, SizePolicy};
+use bdsync_proto::patch::PatchReader;
+
+use crate::config::{Remote, Task, Verify};
+use crate::failure::Failure;
+use crate::limit::PatchStream;
+use crate::redo::{RedoState, file_stem};
+use crate::remote::{Connection, End, Session, quote, quote_path};
+use crate::report::Phase;
+use crate::run::{Job, add_range};
+use crate::state::TaskStats;
+
+/// What the first script prints where its answer begins.
+const MARK: &str = "bdsync-manager survey";
+
+/// How often the far end says that it is still there while it applies, in seconds.
+const HEARTBEAT: u32 = 5;
+
+/// A task's far end.
+pub(crate) struct Far<'a> {
+    task: &'a Task,
+    remote: &'a Remote,
+    connection: Connection,
+    job: &'a Job<'a>,
+}
+
+/// What the far end tells about itself.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Survey {
+    kind: String,
+    size: Option<u64>,
+    pub(crate) busy: Option<String>,
+    folder: bool,
+    free_bytes: Option<u64>,
+    pub(crate) ready: bool,
+    leftover: bool,
+    ready_bytes: u64,
+    ready_sha256: Option<String>,
+    state: Option<RedoState>,
+    program: bool,
+    sha256: bool,
+}
+
+impl Survey {
+    pub(crate) fn exists(&self) -> bool {
+        self.kind != "missing"
+    }
+}
+
+impl<'a> Far<'a> {
+    pub(crate) fn new(task: &'a Task, remote: &'a Remote, job: &'a Job<'a>) -> Self {
+        let connection = Connection::new(remote, &task.name, &job.control.cancellation);
+        Self { task, remote, connection, job }
+    }
+
+    /// Brings the target up to date with `source`.
+    pub(crate) fn run(&self, source: &Path) -> Result<TaskStats, Failure> {
+        self.job.reporter.phase(Phase::Prepare, 0);
+        let source = Arc::new(Device::open(source, Access::Read)?);
+        let mut survey = self.survey().map_err(|failure| failure.during("preparing"))?;
+        self.check(&survey)?;
+        let mut stats = TaskStats::default();
+        if self.task.patch_folder.is_some() && (survey.ready || survey.leftover) {
+            stats.finished_earlier_patch = self.finish_earlier(&survey)?;
+            survey = self.survey().map_err(|failure| failure.during("preparing"))?;
+        }
+        let is_new = self.ensure_target(&survey)?;
+        let policy = if is_new { SizePolicy::Resize } else { self.task.compare.size_policy };
+        match &self.task.patch_folder {
+            Some(folder) => self.two_phases(&source, folder, policy, &survey, &mut stats)?,
+            None => self.in_place(&source, policy, &mut stats)?,
+        }
+        if self.task.verify != Verify::Off {
+            self.job.reporter.phase(Phase::Verify, source.size());
+            let (ranges, found) = self.differences(&source).map_err(|failure| failure.during("verifying"))?;
+            stats.verified_bytes = found.compared_bytes;
+            if let Some((start, end)) = ranges.first() {
+                let blocks = found.differing_blocks;
+                return Err(Failure::new(format!(
+                    "Verification failed: {blocks} blocks differ after applying, the first at bytes {start} to {end}; does the source change while it is compared? (take a snapshot)"
+                )));
+            }
+        }
+        Ok(stats)
+    }
+
+    /// What a run would find. Nothing is written.
+    pub(crate) fn dry_run(&self, source: &Path) -> Result<TaskStats, Failure> {
+        let source = Arc::new(Device::open(source, Access::Read)?);
+        let survey = self.survey()?;
+        self.check(&survey)?;
+        if !survey.exists() {
+            return Ok(TaskStats { changed_bytes: source.size(), ..TaskStats::default() });
+        }
+        self.job.reporter.phase(Phase::Compare, source.size());
+        let (ranges, found) = self.differences(&source)?;
+        let changed_bytes = ranges.iter().map(|(start, end)| end - start).sum();
+        Ok(TaskStats { scanned_bytes: found.compared_bytes, changed_bytes, ..TaskStats::default() })
+    }
+
+    /// Asks the far end for everything that is to be known before anything is done.
+    pub(crate) fn survey(&self) -> Result<Survey, Failure> {
+        let folder = self.task.patch_folder.as_deref();
+        let stem = folder.map(|folder| folder.join(file_stem(&self.task.target)));
+        let words = [
+            ("t", quote_path(&self.task.target)),
+            ("d", folder.map(quote_path).unwrap_or_default()),
+            ("k", stem.as_deref().map(quote_path).unwrap_or_default()),
+            ("b", quote(&self.remote.program.to_string_lossy())),
+        ];
+        let set: String = words.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+        let output = self.connection.run_first(&format!("{set}echo '{MARK}'\n{SURVEY}"), MARK)?;
+        let mut survey = Survey::default();
+        for line in output.lines().skip_while(|line| line.trim_end() != MARK).skip(1) {
+            let Some((key, value)) = line.trim_end().split_once('=') else { continue };
+            match key {
+                "kind" => survey.kind = value.into(),
+                "size" => survey.size = value.trim().parse().ok(),
+                "busy" => survey.busy = Some(value.into()),
+                "folder" => survey.folder = true,
+                "free_kib" => survey.free_bytes = value.parse().ok().map(|kib: u64| kib.saturating_mul(1024)),
+                "ready" => survey.ready = true,
+                "leftover" => survey.leftover = true,
+                "ready_bytes" => survey.ready_bytes = value.trim().parse().unwrap_or(0),
+                "ready_sha256" => survey.ready_sha256 = Some(value.chars().take(64).collect()),
+                "state" => survey.state = RedoState::parse(value),
+                "program" => survey.program = true,
+                "sha256sum" => survey.sha256 = true,
+                "end" => return Ok(survey),
+                _ => {}
+            }
+        }
+        Err(Failure::Connection(format!("{} broke off while it was asked about the target", self.connection.name())))
+    }
+
+    /// Refuses what must not or cannot be done, before anything is.
+    pub(crate) fn check(&self, survey: &Survey) -> Result<(), Failure> {
+        let target = self.task.target.display();
+        if !survey.program {
+            let program = self.remote.program.display();
+            return Err(Failure::new(format!(
+                "there is no program {program} at {} (setting remote_bdsync_bin)",
+                self.connection.name()
+            )));
+        }
+        if let Some(busy) = &survey.busy {
+            return Err(Failure::new(format!("the target {target} {busy}; nothing was changed")));
+        }
+        if survey.kind == "other" {
+            return Err(Failure::new(format!("the target {target} is neither a file nor a block device")));
+        }
+        if !survey.exists() && !self.task.create_target {
+            return Err(Failure::new("The target does not exist (while 'create_target_if_missing' is disabled)"));
+        }
+        let Some(folder) = &self.task.patch_folder else { return Ok(()) };
+        if !survey.folder {
+            return Err(Failure::new(format!(
+                "the patch folder {} (target_patch_dir) is not there, or cannot be written",
+                folder.display()
+            )));
+        }
+        let expected = self.job.expected_patch_bytes;
+        if let Some(free) = survey.free_bytes.filter(|free| *free < expected.max(4096)) {
+            return Err(Failure::new(format!(
+                "not enough space in the patch folder {}: {free} bytes are free, and the last patch had {expected}; nothing was changed",
+                folder.display()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Makes the target if it is missing; says whether it is new, or empty as a new one is.
+    fn ensure_target(&self, survey: &Survey) -> Result<bool, Failure> {
+        if survey.exists() {
+            return Ok(self.task.create_target && survey.kind == "file" && survey.size == Some(0));
+        }
+        tracing::warn!(task = self.task.name, "Creating missing target file: {}", self.task.target.display());
+        self.connection
+            .run(&format!("set -C; : > {}", quote_path(&self.task.target)))
+            .map_err(|failure| failure.during("creating the target"))?;
+        Ok(true)
+    }
+
+    /// The paths of the files in the patch folder, each as a word for a shell.
+    fn names(&self) -> String {
+        let folder = self.task.patch_folder.as_deref().unwrap_or(Path::new("."));
+        let stem = folder.join(file_stem(&self.task.target));
+        format!("d={}\nk={}\nt={}\n", quote_path(folder), quote_path(&stem), quote_path(&self.task.target))
+    }
+
+    /// Deals with what an earlier run left; says whether a patch was finished.
+    fn finish_earlier(&self, survey: &Survey) -> Result<bool, Failure> {
+        let mut finished = false;
+        let mut remove = "rm -f -- \"$k.partial\" \"$k.state.new\"\n".to_string();
+        if survey.ready {
+            let objection = match &survey.state {
+                None => Some("there is no state file to it".to_string()),
+                Some(_) if !survey.exists() => Some("its target is gone".to_string()),
+                Some(state) => {
+                    let target = survey.size.unwrap_or(state.target_bytes);
+                    state.objection(survey.ready_bytes, survey.ready_sha256.as_deref(), target)
+                }
+            };
+            match (objection, &survey.state) {
+                (None, Some(state)) => {
+                    tracing::warn!(task = self.task.name, "Finishing the patch that a run of {} left", state.created);
+                    self.job.reporter.phase(Phase::Finish, state.patch_bytes);
+                    self.apply(state)?;
+                    finished = true;
+                }
+                (why, _) => {
+                    let why = why.unwrap_or_default();
+                    tracing::warn!(
+                        task = self.task.name,
+                        "Removing the patch of an earlier run: {why}. All is compared anew"
+                    );
+                    remove += "rm -f -- \"$k.ready\"\n";
+                }
+            }
+        }
+        remove += "[ -e \"$k.ready\" ] || rm -f -- \"$k.state\"\n";
+        self.connection.run(&(self.names() + &remove)).map_err(|failure| failure.during("removing leftovers"))?;
+        Ok(finished)
+    }
+
+    fn diff_options(&self, size_policy: SizePolicy) -> DiffOptions {
+        let compare = &self.task.compare;
+        DiffOptions {
+            block_size: compare.block_size,
+            digest: compare.digest.clone(),
+            checksum: compare.checksum.clone(),
+            two_pass: compare.two_pass,
+            remote_data: false,
+            size_policy,
+            warn_size: true,
+            flush_cache: compare.flush_cache,
+            salt: Salt::Random,
+        }
+    }
+
+    /// Compares with a server at the far end; the patch goes into `patch`.
+    fn compare<W: Write>(
+        &self,
+        source: &Arc<Device>,
+        policy: SizePolicy,
+        patch: W,
+    ) -> (Result<(W, DiffStats), Error>, Result<End, Failure>) {
+        let zero_blocks = if self.task.compare.zero_blocks { " --zeroblocks" } else { "" };
+        let script = format!("exec {} --server{zero_blocks}", quote(&self.remote.program.to_string_lossy()));
+        let scanner = match Scanner::new(Arc::clone(source), self.task.compare.scan()) {
+            Ok(scanner) => scanner,
+            Err(error) => return (Err(error), Err(Failure::new("not started"))),
+        };
+        let mut server = match self.connection.start(&script) {
+            Ok(server) => server,
+            Err(failure) => return (Err(Error::Cancelled), Err(failure)),
+        };
+        let (Some(output), Some(input)) = (server.stdin.take(), server.stdout.take()) else {
+            return (Err(Error::Cancelled), Err(Failure::new("the server has no streams")));
+        };
+        let local = source.path().as_os_str().as_encoded_bytes();
+        // The far end opens it; a name that short is refused by stock.
+        let remote = match self.task.target.to_string_lossy() {
+            name if name.len() < 5 && !name.starts_with('/') => format!("././{name}"),
+            name => name.into_owned(),
+        };
+        let names = Names { local, remote: remote.as_bytes() };
+        let result =
+            diff(&scanner, names, Peer { input, output }, patch, &self.diff_options(policy), self.job.context());
+        (result, server.wait())
+    }
+
+    /// What really went wrong in a comparison: the connection, the server, or what it says.
+    fn blame(&self, error: Error, end: Result<End, Failure>) -> Failure {
+        if self.job.control.cancellation.is_cancelled() {
+            return Failure::Cancelled;
+        }
+        let broken = matches!(error, Error::Protocol(_) | Error::ReadPeer(_) | Error::WritePeer(_) | Error::Cancelled);
+        match end {
+            Err(failure) if broken => failure,
+            Ok(end) if broken => {
+                if let Err(failure) = end.is_connected() {
+                    return failure;
+                }
+                match end.code() {
+                    Some(0) | None => Failure::Connection(error.to_string()),
+                    Some(code) => {
+                        let said = if end.said.is_empty() { error.to_string() } else { end.said };
+                        Failure::new(format!("the remote bdsync ended with exit status {code}: {said}"))
+                    }
+                }
+            }
+            _ => error.into(),
+        }
+    }
+
+    fn two_phases(
+        &self,
+        source: &Arc<Device>,
+        folder: &Path,
+        policy: SizePolicy,
+        survey: &Survey,
+        stats: &mut TaskStats,
+    ) -> Result<(), Failure> {
+        let started = Instant::now();
+        self.job.reporter.phase(Phase::Compare, source.size());
+        let mut store = self.connection.start(&(self.names() + "umask 077\nexec cat > \"$k.partial\""))?;
+        let Some(input) = store.stdin.take() else { return Err(Failure::new("the far end has no streams")) };
+        let buffer = io::BufWriter::with_capacity(1 << 16, input);
+        let stream = PatchStream::new(buffer, self.task.bandwidth_limit, &self.job.control.cancellation);
+        let (result, end) = self.compare(source, policy, stream);
+        let compared = match result {
+            Ok((stream, compared)) => {
+                let (buffer, bytes, sha256) = stream.finish();
+                let flushed = buffer.into_inner().map(drop).map_err(|error| Error::WritePatch(error.into_error()));
+                flushed.map(|()| (compared, bytes, sha256))
+            }
+            Err(error) => Err(error),
+        };
+        let in_folder = |failure: Failure| failure.during(&format!("storing the patch in {}", folder.display()));
+        let generating = |failure: Failure| failure.during("generating the patch; the target was not changed");
+        let (compared, bytes, sha256) = match compared {
+            Ok(compared) => compared,
+            Err(error) => {
+                let stored = store.wait();
+                self.remove_partial();
+                // A store that failed by itself is the cause, whatever came of it.
+                if matches!(error, Error::WritePatch(_)) && !self.job.control.cancellation.is_cancelled() {
+                    stored.and_then(|end| end.success()).map_err(in_folder)?;
+                }
+                return Err(generating(self.blame(error, end)));
+            }
+        };
+        end.and_then(|end| end.success()).map_err(generating)?;
+        store.wait().and_then(|end| end.success()).map_err(in_folder).inspect_err(|_| self.remove_partial())?;
+        let target_bytes = survey.size.unwrap_or(source.size());
+        let device_bytes = match policy {
+            SizePolicy::MinSize => source.size().min(target_bytes),
+            _ => source.size(),
+        };
+        stats.scanned_bytes = compared.compared_bytes;
+        stats.changed_bytes = compared.patch.data_bytes;
+        stats.patch_bytes = bytes;
+        let is_resized = policy != SizePolicy::MinSize && survey.size != Some(source.size());
+        if compared.patch.record_count == 0 && !is_resized {
+            self.remove_partial();
+            stats.generate_seconds = started.elapsed().as_secs_f64();
+            return Ok(());
+        }
+        let state = RedoState::new(self.task, (bytes, sha256), device_bytes, target_bytes);
+        self.job.reporter.phase(Phase::Commit, bytes);
+        self.commit(&state, survey.sha256).inspect_err(|_| self.remove_partial())?;
+        stats.generate_seconds = started.elapsed().as_secs_f64();
+        let started = Instant::now();
+        self.apply(&state)?;
+        stats.apply_seconds = started.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    fn remove_partial(&self) {
+        // If it does not come to that, the next run does it.
+        if !self.job.control.cancellation.is_cancelled() {
+            let _ = self.connection.run(&(self.names() + "rm -f -- \"$k.partial\" \"$k.state.new\""));
+        }
+    }
+
+    /// Has the far end check the patch and make it the one that counts.
+    fn commit(&self, state: &RedoState, can_hash: bool) -> Result<(), Failure> {
+        if !can_hash {
+            tracing::warn!(
+                task = self.task.name,
+                "There is no sha256sum at the far end: only the patch's length is checked"
+            );
+        }
+        let values = format!("n={}\nh={}\ns={}\n", state.patch_bytes, state.sha256, quote(&state.to_line()));
+        let end = {
+            let session = self.connection.start(&(self.names() + &values + COMMIT))?;
+            session.wait()?
+        };
+        match end.code() {
+            Some(20) => Err(Failure::Connection("the stored patch has another length than what was sent".into())),
+            Some(21) => Err(Failure::Connection("the stored patch is not what was sent (its SHA-256 differs)".into())),
+            _ => end.success(),
+        }
+        .map_err(|failure| failure.during("checking the stored patch; the target was not changed"))
+    }
+
+    fn patch_command(&self, resize: SizePolicy) -> String {
+        let diffsize = match resize {
+            SizePolicy::Strict => "",
+            SizePolicy::MinSize => " --diffsize=minsize",
+            SizePolicy::Resize => " --diffsize=resize",
+        };
+        let target = self.task.target.to_string_lossy();
+        let option = quote(&format!("--patch={target}"));
+        format!("{} {option}{diffsize}", quote(&self.remote.program.to_string_lossy()))
+    }
+
+    /// Has the far end apply the ready patch and remove it.
+    fn apply(&self, state: &RedoState) -> Result<(), Failure> {
+        self.job.reporter.phase(Phase::Apply, 0);
+        let policy = match self.task.compare.size_policy {
+            SizePolicy::MinSize if state.target_bytes >= state.device_bytes => SizePolicy::MinSize,
+            _ if state.target_bytes == state.device_bytes => SizePolicy::Strict,
+            _ => SizePolicy::Resize,
+        };
+        let script = format!(
+            "{}patch() {{\n{} < \"$k.ready\"\n}}\np={HEARTBEAT}\n{APPLY}",
+            self.names(),
+            self.patch_command(policy)
+        );
+        let applying = |failure: Failure| {
+            failure.during("applying the patch (it stays at the target until the next run finishes it)")
+        };
+        let mut session = self.connection.start(&script).map_err(applying)?;
+        let applied = wait_for_word(&mut session, "applied");
+        let end = session.wait().map_err(applying)?;
+        end.success().map_err(applying)?;
+        if !applied {
+            return Err(applying(Failure::Connection("the connection ended early".into())));
+        }
+        Ok(())
+    }
+
+    fn in_place(&self, source: &Arc<Device>, policy: SizePolicy, stats: &mut TaskStats) -> Result<(), Failure> {
+        let started = Instant::now();
+        self.job.reporter.phase(Phase::Compare, source.size());
+        let target = quote_path(&self.task.target);
+        let script = format!("{} || exit\nsync -- {target} 2>/dev/null || sync", self.patch_command(policy));
+        let mut patcher = self.connection.start(&script)?;
+        let Some(input) = patcher.stdin.take() else { return Err(Failure::new("the far end has no streams")) };
+        let stream = PatchStream::new(
+            io::BufWriter::with_capacity(1 << 16, input),
+            self.task.bandwidth_limit,
+            &self.job.control.cancellation,
+        );
+        let partly = |failure: Failure| {
+            failure.during("changing the target in place; it may be PARTLY CHANGED until a run ends well")
+        };
+        let (result, end) = self.compare(source, policy, stream);
+        let compared = match result {
+            Ok((stream, compared)) => {
+                let (buffer, bytes, _) = stream.finish();
+                stats.patch_bytes = bytes;
+                let flushed = buffer.into_inner().map(drop);
+                flushed.map(|()| compared).map_err(|error| Error::WritePatch(error.into_error()))
+            }
+            Err(error) => Err(error),
+        };
+        match compared {
+            Ok(compared) => {
+                end.and_then(|end| end.success()).map_err(partly)?;
+                patcher.wait().and_then(|end| end.success()).map_err(partly)?;
+                stats.scanned_bytes = compared.compared_bytes;
+                stats.changed_bytes = compared.patch.data_bytes;
+                stats.apply_seconds = started.elapsed().as_secs_f64();
+                Ok(())
+            }
+            Err(error) => {
+                let patched = patcher.wait();
+                if matches!(error, Error::WritePatch(_)) && !self.job.control.cancellation.is_cancelled() {
+                    patched.and_then(|end| end.success()).map_err(partly)?;
+                }
+                Err(partly(self.blame(error, end)))
+            }
+        }
+    }
+
+    /// The ranges that differ, as (start, end) in bytes, and the totals.
+    pub(crate) fn differences(&self, source: &Arc<Device>) -> Result<(Vec<(u64, u64)>, DiffStats), Failure> {
+        let survey = self.survey()?;
+        if !survey.exists() {
+            return Err(Failure::new(format!("the target {} does not exist", self.task.target.display())));
+        }
+        let failed = |error: io::Error| Failure::new(format!("cannot make a pipe: {error}"));
+        let (reader, writer) = io::pipe().map_err(failed)?;
+        let mut ranges = Vec::new();
+        let (result, end) = std::thread::scope(|scope| {
+            let ranges = &mut ranges;
+            scope.spawn(move || {
+                // A patch that breaks off has its cause elsewhere.
+                if let Ok(mut patch) = PatchReader::new(reader) {
+                    while let Ok(Some(record)) = patch.next_record() {
+                        add_range(ranges, record.position, record.position + record.data.len() as u64);
+                    }
+                }
+            });
+            let (result, end) = self.compare(source, SizePolicy::MinSize, writer);
+            (result.map(|(_, stats)| stats), end)
+        });
+        let stats = match result {
+            Ok(stats) => stats,
+            Err(error) => return Err(self.blame(error, end)),
+        };
+        end.and_then(|end| end.success())?;
+        if let Some(size) = survey.size.filter(|size| *size != source.size())
+            && self.task.compare.size_policy != SizePolicy::MinSize
+        {
+            add_range(&mut ranges, size.min(source.size()), size.max(source.size()));
+        }
+        Ok((ranges, stats))
+    }
+}
+
+/// Reads what a session prints until its end; says whether a line was `word`.
+fn wait_for_word(session: &mut Session, word: &str) -> bool {
+    let Some(stdout) = session.stdout.take() else { return false };
+    let lines = BufReader::new(stdout.take(1 << 30)).lines();
+    let mut found = false;
+    for line in lines {
+        match line {
+            Ok(line) => found |= line.trim_end() == word,
+            Err(_) => break,
+        }
+    }
+    found
+}
+
+/// Asks about target, patch folder and program. `t`, `d`, `k` and `b` are set before.
+const SURVEY: &str = r#"
+number() { stat -L -c '%t %T' -- "$1" 2>/dev/null; }
+if [ -b "$t" ]; then echo kind=block
+elif [ -f "$t" ]; then echo kind=file
+elif [ -e "$t" ]; then echo kind=other
+else echo kind=missing
+fi
+if [ -f "$t" ]; then
+  echo "size=$(stat -L -c %s -- "$t" 2>/dev/null || wc -c < "$t")"
+  for l in /sys/block/loop*/loop/backing_file; do
+    [ -r "$l" ] || continue
+    read -r f < "$l"
+    [ "$f" -ef "$t" ] && l=${l#/sys/block/} && echo "busy=is attached to /dev/${l%%/*}"
+  done
+fi
+if [ -b "$t" ]; then
+  n=$(number "$t")
+  M=$((0x${n% *})) m=$((0x${n#* }))
+  s=/sys/dev/block/$M:$m
+  [ -r "$s/size" ] && read -r x < "$s/size" && echo "size=$((x * 512))"
+  for x in "$s/dev" "$s"/*/dev; do
+    [ -r "$x" ] || continue
+    read -r v < "$x"
+    for h in "${x%/dev}"/holders/*; do [ -e "$h" ] && echo "busy=is in use by the device ${h##*/}"; done
+    while read -r i p w r where rest; do
+      [ "$w" = "$v" ] && echo "busy=is mounted on $where" && break
+    done < /proc/self/mountinfo
+  done
+  while read -r line; do
+    r=${line#* - }; r=${r#* }; r=${r%% *}
+    [ -b "$r" ] && [ "$(number "$r")" = "$n" ] && echo "busy=is mounted" && break
+  done < /proc/self/mountinfo
+  while read -r r x; do
+    [ -b "$r" ] && [ "$(number "$r")" = "$n" ] && echo "busy=is in use as swap"
+  done < /proc/swaps
+fi
+if [ -f "$t" ] && [ -r /proc/swaps ]; then
+  while read -r r x; do [ -f "$r" ] && [ "$r" -ef "$t" ] && echo "busy=is in use as swap"; done < /proc/swaps
+fi
+if [ -n "$d" ]; then
+  [ -d "$d" ] && [ -w "$d" ] && echo folder=yes
+  echo "free_kib=$(df -Pk -- "$d" 2>/dev/null | sed -n '$s/.* \([0-9][0-9]*\)  *[0-9][0-9]*% .*/\1/p')"
+  for x in partial state state.new; do [ -e "$k.$x" ] && echo leftover=yes; done
+  if [ -e "$k.ready" ]; then
+    echo ready=yes
+    echo "ready_bytes=$(wc -c < "$k.ready")"
+    x=$(sha256sum < "$k.ready" 2>/dev/null) && echo "ready_sha256=$x"
+    [ -f "$k.state" ] && printf 'state=' && tr -d '\n' < "$k.state" && echo
+  fi
+fi
+command -v sha256sum >/dev/null 2>&1 && echo sha256sum=yes
+command -v "$b" >/dev/null 2>&1 && echo program=yes
+echo end=
+"#;
+
+/// Checks a stored patch and renames it. `n`, `h` and `s` are its length, digest and state.
+const COMMIT: &str = r#"
+set -e
+umask 077
+x=$(wc -c < "$k.partial")
+[ "$x" -eq "$n" ] || exit 20
+if command -v sha256sum >/dev/null 2>&1; then
+  x=$(sha256sum < "$k.partial")
+  [ "${x%% *}" = "$h" ] || exit 21
+fi
+printf '%s\n' "$s" > "$k.state.new"
+sync -- "$k.partial" "$k.state.new" 2>/dev/null || sync
+mv -f -- "$k.state.new" "$k.state"
+mv -f -- "$k.partial" "$k.ready"
+sync -- "$d" 2>/dev/null || sync
+"#;
+
+/// Applies a ready patch, with signs of life meanwhile, and removes it.
+const APPLY: &str = r#"
+while :; do echo busy; sleep "$p" > /dev/null 2>&1; done &
+b=$!
+trap 'kill $b 2>/dev/null' EXIT
+exec 9< "$k.ready" || exit
+if command -v flock > /dev/null 2>&1; then
+  flock 9 || exit
+fi
+# A process left over from a broken connection has done it meanwhile.
+[ -e "$k.ready" ] || { echo applied; exit 0; }
+patch >&2 || exit
+sync -- "$t" 2>/dev/null || sync || exit
+rm -f -- "$k.ready" || exit
+rm -f -- "$k.state"
+sync -- "$d" 2>/dev/null || sync
+echo applied
+"#;

@@ -1,0 +1,181 @@
+//! Targets that must not be written: in use by something else, or the source itself.
+
+use std::fs::{self, File, Metadata};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use bdsync_device::plain;
+use rustix::fs::{FlockOperation, OFlags, flock, major, minor};
+
+use crate::failure::Failure;
+
+/// A device's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Number(u32, u32);
+
+impl Number {
+    fn of(metadata: &Metadata) -> Option<Self> {
+        let rdev = metadata.rdev();
+        metadata.file_type().is_block_device().then(|| Self(major(rdev), minor(rdev)))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (major, minor) = text.trim().split_once(':')?;
+        Some(Self(major.parse().ok()?, minor.parse().ok()?))
+    }
+
+    fn folder(self) -> PathBuf {
+        PathBuf::from(format!("/sys/dev/block/{}:{}", self.0, self.1))
+    }
+}
+
+/// Refuses a local target that something else uses, or that is the source.
+pub(crate) fn check(source: &Path, target: &Path) -> Result<(), Failure> {
+    let failed =
+        |error: std::io::Error| Failure::new(format!("cannot look at {}: {}", target.display(), plain(&error)));
+    let metadata = fs::metadata(target).map_err(failed)?;
+    let refuse = |why: String| Err(Failure::new(format!("the target {} {why}; nothing was changed", target.display())));
+    if let Ok(other) = fs::metadata(source)
+        && is_same(&metadata, &other)
+    {
+        return refuse(format!("is the source {} itself", source.display()));
+    }
+    if let Some(why) = usage(target, &metadata) {
+        return refuse(why);
+    }
+    if metadata.file_type().is_block_device() {
+        let opened =
+            fs::OpenOptions::new().read(true).write(true).custom_flags(OFlags::EXCL.bits() as i32).open(target);
+        if let Err(error) = opened
+            && error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error())
+        {
+            return refuse("is held open exclusively by another program".into());
+        }
+    }
+    Ok(())
+}
+
+/// By device number, or by what a file is on its file system; also through a loop device.
+fn is_same(one: &Metadata, other: &Metadata) -> bool {
+    let same_file = |a: &Metadata, b: &Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+    match (Number::of(one), Number::of(other)) {
+        (Some(one), Some(other)) => one == other,
+        (None, None) => same_file(one, other),
+        (Some(device), None) => backing(device).is_some_and(|backing| same_file(&backing, other)),
+        (None, Some(device)) => backing(device).is_some_and(|backing| same_file(&backing, one)),
+    }
+}
+
+/// The file behind a loop device.
+fn backing(device: Number) -> Option<Metadata> {
+    let path = fs::read_to_string(device.folder().join("loop/backing_file")).ok()?;
+    fs::metadata(path.trim_end_matches('\n')).ok()
+}
+
+/// What uses a target, in words that follow its name.
+fn usage(target: &Path, metadata: &Metadata) -> Option<String> {
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    let paths = swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next());
+    let is_swap = |path: &str| fs::metadata(unescape(path)).is_ok_and(|swap| is_same(&swap, metadata));
+    if paths.into_iter().any(is_swap) {
+        return Some("is in use as swap".into());
+    }
+    let Some(number) = Number::of(metadata) else { return loop_of(metadata) };
+    // The disk and its partitions.
+    let mut folders = vec![number.folder()];
+    let below = fs::read_dir(number.folder()).into_iter().flatten().filter_map(Result::ok);
+    folders.extend(below.map(|entry| entry.path()).filter(|folder| folder.join("partition").exists()));
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    for folder in folders {
+        let number = fs::read_to_string(folder.join("dev")).ok().and_then(|text| Number::parse(&text));
+        if let Some(place) = number.and_then(|number| mount_place(&mounts, number)) {
+            return Some(format!("is mounted on {place}"));
+        }
+        if let Some(holder) = fs::read_dir(folder.join("holders")).ok().and_then(|mut holders| holders.next()?.ok()) {
+            return Some(format!("is in use by the device {}", holder.file_name().to_string_lossy()));
+        }
+    }
+    let _ = target;
+    None
+}
+
+/// Where a device is mounted; `mounts` is a mountinfo file.
+fn mount_place(mounts: &str, number: Number) -> Option<String> {
+    mounts.lines().find_map(|line| {
+        let (front, back) = line.split_once(" - ")?;
+        let mut fields = front.split(' ');
+        let mounted = Number::parse(fields.nth(2)?);
+        let place = fields.nth(1)?;
+        // Some file systems have numbers of their own there and name the device behind.
+        let named = || {
+            let source = back.split(' ').nth(1).filter(|source| source.starts_with('/'))?;
+            Number::of(&fs::metadata(unescape(source)).ok()?)
+        };
+        (mounted == Some(number) || named() == Some(number)).then(|| unescape(place))
+    })
+}
+
+/// The loop device that shows this file as a device.
+fn loop_of(metadata: &Metadata) -> Option<String> {
+    let devices = fs::read_dir("/sys/block").ok()?.filter_map(Result::ok);
+    for device in devices.filter(|device| device.file_name().to_string_lossy().starts_with("loop")) {
+        let Ok(path) = fs::read_to_string(device.path().join("loop/backing_file")) else { continue };
+        let same = |other: Metadata| (other.dev(), other.ino()) == (metadata.dev(), metadata.ino());
+        if fs::metadata(path.trim_end_matches('\n')).is_ok_and(same) {
+            return Some(format!("is attached to /dev/{}", device.file_name().to_string_lossy()));
+        }
+    }
+    None
+}
+
+/// The kernel writes blanks in paths as octal numbers.
+fn unescape(path: &str) -> String {
+    ["\\040", "\\011", "\\012", "\\134"]
+        .iter()
+        .zip([" ", "\t", "\n", "\\"])
+        .fold(path.to_string(), |path, (code, text)| path.replace(code, text))
+}
+
+/// A lock on the target itself, which other programs that ask for it see.
+pub(crate) fn lock_target(target: &Path) -> Result<File, Failure> {
+    let failed = |error: std::io::Error| Failure::new(format!("cannot lock {}: {}", target.display(), plain(&error)));
+    let file = File::open(target).map_err(failed)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(Failure::new(format!("the target {} is locked by another process", target.display())))
+        }
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_source_is_known_under_any_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let (source, link, other) = (folder.path().join("a"), folder.path().join("b"), folder.path().join("c"));
+        fs::write(&source, "x").unwrap();
+        fs::write(&other, "x").unwrap();
+        fs::hard_link(&source, &link).unwrap();
+        assert!(check(&source, &link).unwrap_err().to_string().contains("is the source"));
+        assert!(check(&source, &other).is_ok());
+    }
+
+    #[test]
+    fn a_mounted_device_is_found_by_its_number() {
+        let mounts =
+            "36 35 98:0 /x /mnt\\040a/b rw shared:1 - ext3 /dev/nothing rw\n37 35 0:44 / /b rw - btrfs none rw\n";
+        assert_eq!(mount_place(mounts, Number(98, 0)), Some("/mnt a/b".into()));
+        assert_eq!(mount_place(mounts, Number(98, 1)), None);
+    }
+
+    #[test]
+    fn a_locked_target_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let _held = lock_target(file.path()).unwrap();
+        assert!(lock_target(file.path()).is_err());
+    }
+}

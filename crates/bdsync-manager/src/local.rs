@@ -1,0 +1,426 @@
+//! A target on this machine: compared directly, patched in two phases or in place.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Write};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bdsync_device::{Access, Device, DeviceKind, plain};
+use bdsync_engine::apply::{ApplyOptions, apply, check};
+use bdsync_engine::compare::{CompareOptions, CompareStats, compare};
+use bdsync_engine::{Error, SizePolicy};
+use bdsync_proto::patch::{PatchHeader, PatchWriter};
+use sha2::{Digest, Sha256};
+
+use crate::config::{Task, Verify};
+use crate::failure::Failure;
+use crate::guard;
+use crate::limit::{PatchStream, hex};
+use crate::redo::{RedoState, file_stem};
+use crate::report::Phase;
+use crate::run::{Job, add_range};
+use crate::state::TaskStats;
+
+/// How many parts of a mebibyte a sample has.
+const SAMPLE: NonZeroUsize = NonZeroUsize::new(64).unwrap();
+
+/// Brings the target up to date with `source`.
+pub(crate) fn run(task: &Task, source: &Path, job: &Job<'_>) -> Result<TaskStats, Failure> {
+    job.reporter.phase(Phase::Prepare, 0);
+    let source = Arc::new(Device::open(source, Access::Read)?);
+    let redo = task.patch_folder.as_deref().map(|folder| Redo::new(folder, &task.target)).transpose()?;
+    let created = ensure_target(task)?;
+    guard::check(source.path(), &task.target)?;
+    let _lock = guard::lock_target(&task.target)?;
+    let mut stats = TaskStats::default();
+    if let Some(redo) = &redo {
+        stats.finished_earlier_patch = redo.finish_earlier(task, job)?;
+    }
+    let target = Device::open(&task.target, Access::Read)?;
+    let is_new = created || (task.create_target && target.kind() == DeviceKind::File && target.size() == 0);
+    let size = final_size(task, &source, &target, is_new)?;
+    match &redo {
+        Some(redo) => two_phases(task, &source, target, size, redo, job, &mut stats)?,
+        None => in_place(task, &source, size, job, &mut stats)?,
+    }
+    if task.verify != Verify::Off {
+        job.reporter.phase(Phase::Verify, size);
+        let (ranges, found) = differences(task, &source, task.verify == Verify::Sample, job)?;
+        stats.verified_bytes = found.compared_bytes;
+        if let Some((start, end)) = ranges.first() {
+            let blocks = found.differing_blocks;
+            return Err(Failure::new(format!(
+                "Verification failed: {blocks} blocks differ after applying, the first at bytes {start} to {end}; does the source change while it is compared? (take a snapshot)"
+            )));
+        }
+    }
+    Ok(stats)
+}
+
+/// What a run would find: how much differs. Nothing is written.
+pub(crate) fn dry_run(task: &Task, source: &Path, job: &Job<'_>) -> Result<TaskStats, Failure> {
+    let source = Arc::new(Device::open(source, Access::Read)?);
+    if !task.target.exists() {
+        return match task.create_target {
+            true => Ok(TaskStats { changed_bytes: source.size(), ..TaskStats::default() }),
+            false => Err(missing()),
+        };
+    }
+    guard::check(source.path(), &task.target)?;
+    job.reporter.phase(Phase::Compare, source.size());
+    let (_, found) = differences(task, &source, false, job)?;
+    Ok(TaskStats { scanned_bytes: found.compared_bytes, changed_bytes: found.differing_bytes, ..TaskStats::default() })
+}
+
+/// The ranges that differ between the two, as (start, end) in bytes, and the totals.
+pub(crate) fn differences(
+    task: &Task,
+    source: &Arc<Device>,
+    sample: bool,
+    job: &Job<'_>,
+) -> Result<(Vec<(u64, u64)>, CompareStats), Failure> {
+    let target = Arc::new(Device::open(&task.target, Access::Read)?);
+    let mut options = options(task, source.size());
+    options.sample = sample.then_some(SAMPLE);
+    if task.compare.size_policy == SizePolicy::MinSize {
+        options.length = source.size().min(target.size());
+    }
+    let mut ranges = Vec::new();
+    let difference = |position: u64, bytes: &[u8]| {
+        add_range(&mut ranges, position, position + bytes.len() as u64);
+        Ok(())
+    };
+    let mut stats = compare(source, &target, &options, difference, job.context())?;
+    // What the target has behind the source's end was not compared.
+    if target.size() > source.size() && task.compare.size_policy != SizePolicy::MinSize {
+        add_range(&mut ranges, source.size(), target.size());
+        stats.differing_blocks += (target.size() - source.size()).div_ceil(options.block_size);
+    }
+    Ok((ranges, stats))
+}
+
+pub(crate) fn missing() -> Failure {
+    Failure::new("The target does not exist (while 'create_target_if_missing' is disabled)")
+}
+
+/// Makes the target if it is missing and may be made; says whether it was.
+fn ensure_target(task: &Task) -> Result<bool, Failure> {
+    let target = &task.target;
+    match fs::metadata(target) {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && task.create_target => {
+            tracing::warn!(task = task.name, "Creating missing target file: {}", target.display());
+            File::options().write(true).create_new(true).open(target).map(|_| true).map_err(|error| {
+                Failure::new(format!("cannot create the target {}: {}", target.display(), plain(&error)))
+            })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(missing()),
+        Err(error) => Err(Failure::new(format!("cannot look at {}: {}", target.display(), plain(&error)))),
+    }
+}
+
+/// The size that the target shall have, if the task allows it.
+fn final_size(task: &Task, source: &Device, target: &Device, is_new: bool) -> Result<u64, Failure> {
+    let (from, to) = (source.size(), target.size());
+    if from == to {
+        return Ok(from);
+    }
+    match task.compare.size_policy {
+        SizePolicy::MinSize if !is_new => return Ok(from.min(to)),
+        SizePolicy::Strict if !is_new => {
+            return Err(Failure::new(format!(
+                "Different sizes: the source has {from} bytes and the target {to}; nothing was changed (size_policy = \"resize\" or \"minsize\" allows it)"
+            )));
+        }
+        _ => {}
+    }
+    if target.kind() == DeviceKind::Block {
+        return Err(Failure::new(format!(
+            "Different sizes: the source has {from} bytes and the target {to}, and a block device cannot be resized from here"
+        )));
+    }
+    Ok(from)
+}
+
+fn options(task: &Task, length: u64) -> CompareOptions {
+    CompareOptions {
+        block_size: task.compare.block_size,
+        length,
+        sample: None,
+        flush_cache: task.compare.flush_cache,
+        scan: task.compare.scan(),
+    }
+}
+
+fn in_place(task: &Task, source: &Arc<Device>, size: u64, job: &Job<'_>, stats: &mut TaskStats) -> Result<(), Failure> {
+    let started = Instant::now();
+    let mut target = Device::open(&task.target, Access::ReadWrite)?;
+    let resize = task.compare.size_policy != SizePolicy::MinSize || target.size() == 0;
+    if target.size() != size && resize {
+        target.resize(size)?;
+    }
+    let target = Arc::new(target);
+    job.reporter.phase(Phase::Compare, size);
+    let mut written = 0;
+    let mut throttle = PatchStream::new(io::sink(), task.bandwidth_limit, &job.control.cancellation);
+    let difference = |position: u64, bytes: &[u8]| {
+        if task.bandwidth_limit.is_some() {
+            throttle.write_all(bytes).map_err(|_| Error::Cancelled)?;
+        }
+        target.write_at(position, bytes)?;
+        written += bytes.len() as u64;
+        Ok(())
+    };
+    let compared = compare(source, &target, &options(task, size), difference, job.context());
+    let compared = compared.map_err(Failure::from).and_then(|compared| {
+        target.sync()?;
+        Ok(compared)
+    });
+    let compared = compared.map_err(|failure| match written {
+        0 => failure,
+        _ => failure.during(&format!("{} is PARTLY CHANGED ({written} bytes, in place)", task.target.display())),
+    })?;
+    stats.scanned_bytes = compared.compared_bytes;
+    stats.changed_bytes = compared.differing_bytes;
+    stats.apply_seconds = started.elapsed().as_secs_f64();
+    Ok(())
+}
+
+fn two_phases(
+    task: &Task,
+    source: &Arc<Device>,
+    target: Device,
+    size: u64,
+    redo: &Redo,
+    job: &Job<'_>,
+    stats: &mut TaskStats,
+) -> Result<(), Failure> {
+    let started = Instant::now();
+    redo.space(job.expected_patch_bytes, size)?;
+    job.reporter.phase(Phase::Compare, size);
+    let target_bytes = target.size();
+    let (found, patch) = redo.write(task, source, &Arc::new(target), size, job).inspect_err(|_| redo.discard())?;
+    stats.scanned_bytes = found.compared_bytes;
+    stats.changed_bytes = found.differing_bytes;
+    stats.patch_bytes = patch.0;
+    let resize = target_bytes != size && task.compare.size_policy != SizePolicy::MinSize;
+    if found.differing_bytes == 0 && !resize {
+        redo.discard();
+        stats.generate_seconds = started.elapsed().as_secs_f64();
+        return Ok(());
+    }
+    job.reporter.phase(Phase::Commit, patch.0);
+    let state = RedoState::new(task, patch, size, target_bytes);
+    redo.commit(&state, job).inspect_err(|_| redo.discard())?;
+    stats.generate_seconds = started.elapsed().as_secs_f64();
+    let started = Instant::now();
+    redo.apply(task, &state, job)?;
+    stats.apply_seconds = started.elapsed().as_secs_f64();
+    Ok(())
+}
+
+/// The files of a target in the patch folder (`proto-spec/redo.md`).
+pub(crate) struct Redo {
+    folder: PathBuf,
+    partial: PathBuf,
+    ready: PathBuf,
+    state: PathBuf,
+    new_state: PathBuf,
+}
+
+impl Redo {
+    pub(crate) fn new(folder: &Path, target: &Path) -> Result<Self, Failure> {
+        if !folder.is_dir() {
+            let text = format!("the patch folder {} (target_patch_dir) is not there", folder.display());
+            return Err(Failure::new(text));
+        }
+        let stem = file_stem(target);
+        let file = |suffix: &str| folder.join(format!("{stem}.{suffix}"));
+        Ok(Self {
+            folder: folder.to_path_buf(),
+            partial: file("partial"),
+            ready: file("ready"),
+            state: file("state"),
+            new_state: file("state.new"),
+        })
+    }
+
+    /// Whether an earlier run left a ready patch.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.exists()
+    }
+
+    fn failed(&self, what: &str, path: &Path, error: &io::Error) -> Failure {
+        Failure::new(format!("cannot {what} {}: {}; the target was not changed", path.display(), plain(error)))
+    }
+
+    /// Makes what was renamed and removed durable.
+    fn sync_folder(&self) -> Result<(), Failure> {
+        let synced = File::open(&self.folder).and_then(|folder| folder.sync_all());
+        synced.map_err(|error| self.failed("sync", &self.folder, &error))
+    }
+
+    /// Removes what is not worth anything.
+    fn discard(&self) {
+        for path in [&self.partial, &self.new_state] {
+            // The next run does the same.
+            let _ = fs::remove_file(path);
+        }
+        if !self.ready.exists() {
+            let _ = fs::remove_file(&self.state);
+        }
+    }
+
+    /// Refuses to begin where a patch as long as the last one would not fit.
+    fn space(&self, expected: u64, size: u64) -> Result<(), Failure> {
+        let Ok(stat) = rustix::fs::statvfs(&self.folder) else { return Ok(()) };
+        let free = stat.f_bavail * stat.f_frsize;
+        let needed = expected.min(size).max(4096);
+        if free < needed {
+            return Err(Failure::new(format!(
+                "not enough space in the patch folder {}: {free} bytes are free, and the last patch had {expected}; nothing was changed",
+                self.folder.display()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Deals with what an earlier run left; says whether a patch was finished.
+    fn finish_earlier(&self, task: &Task, job: &Job<'_>) -> Result<bool, Failure> {
+        let mut finished = false;
+        if self.ready.exists() {
+            let text = fs::read_to_string(&self.state).unwrap_or_default();
+            match RedoState::parse(&text).ok_or("there is no state file to it".to_string()) {
+                Ok(state) => match self.objection(task, &state)? {
+                    None => {
+                        tracing::warn!(task = task.name, "Finishing the patch that a run of {} left", state.created);
+                        job.reporter.phase(Phase::Finish, state.patch_bytes);
+                        self.apply(task, &state, job)?;
+                        finished = true;
+                    }
+                    Some(why) => self.drop_ready(task, &why)?,
+                },
+                Err(why) => self.drop_ready(task, &why)?,
+            }
+        }
+        self.discard();
+        Ok(finished)
+    }
+
+    fn objection(&self, task: &Task, state: &RedoState) -> Result<Option<String>, Failure> {
+        let failed = |error: io::Error| self.failed("read", &self.ready, &error);
+        let (bytes, sha256) = digest(&self.ready).map_err(failed)?;
+        let target = Device::open(&task.target, Access::Read)?.size();
+        Ok(state.objection(bytes, Some(&sha256), target))
+    }
+
+    fn drop_ready(&self, task: &Task, why: &str) -> Result<(), Failure> {
+        let ready = self.ready.display();
+        tracing::warn!(task = task.name, "Removing the patch {ready} of an earlier run: {why}. All is compared anew");
+        fs::remove_file(&self.ready).map_err(|error| self.failed("remove", &self.ready, &error))
+    }
+
+    /// Compares, and writes the patch; gives its length and SHA-256.
+    fn write(
+        &self,
+        task: &Task,
+        source: &Arc<Device>,
+        target: &Arc<Device>,
+        size: u64,
+        job: &Job<'_>,
+    ) -> Result<(CompareStats, (u64, String)), Failure> {
+        let failed = |error: io::Error| self.failed("write", &self.partial, &error);
+        let file = File::create(&self.partial).map_err(failed)?;
+        let stream =
+            PatchStream::new(BufWriter::with_capacity(1 << 18, file), task.bandwidth_limit, &job.control.cancellation);
+        let header = PatchHeader { size, device: task.target.as_os_str().as_encoded_bytes().to_vec() };
+        let mut patch = PatchWriter::new(stream, &header).map_err(failed)?;
+        let mut write_error = None;
+        let difference = |position: u64, bytes: &[u8]| {
+            patch.write_data(position, bytes).map_err(|error| {
+                write_error = Some(error);
+                Error::Cancelled
+            })
+        };
+        let found = compare(source, target, &options(task, size), difference, job.context());
+        if let Some(error) = write_error
+            && !job.control.cancellation.is_cancelled()
+        {
+            return Err(failed(error));
+        }
+        let found = found?;
+        let (stream, _) = patch.finish(None).map_err(failed)?;
+        let (mut buffer, bytes, sha256) = stream.finish();
+        buffer.flush().map_err(failed)?;
+        let file = buffer.into_inner().map_err(|error| failed(error.into_error()))?;
+        // A failing disk may say so only here.
+        file.sync_all().map_err(failed)?;
+        Ok((found, (bytes, sha256)))
+    }
+
+    /// Checks the patch whole, and makes it the one that counts.
+    fn commit(&self, state: &RedoState, job: &Job<'_>) -> Result<(), Failure> {
+        let failed = |error: io::Error| self.failed("check", &self.partial, &error);
+        let (bytes, sha256) = digest(&self.partial).map_err(failed)?;
+        if (bytes, &sha256) != (state.patch_bytes, &state.sha256) {
+            let partial = self.partial.display();
+            return Err(Failure::new(format!(
+                "the patch {partial} is not what was written; the target was not changed"
+            )));
+        }
+        check(File::open(&self.partial).map_err(failed)?, job.context())?;
+        let failed = |error: io::Error| self.failed("write", &self.new_state, &error);
+        let mut file = File::create(&self.new_state).map_err(failed)?;
+        let line = state.to_line() + "\n";
+        file.write_all(line.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+        fs::rename(&self.new_state, &self.state).map_err(failed)?;
+        fs::rename(&self.partial, &self.ready).map_err(|error| self.failed("rename", &self.partial, &error))?;
+        self.sync_folder()
+    }
+
+    /// Applies the ready patch and removes it.
+    fn apply(&self, task: &Task, state: &RedoState, job: &Job<'_>) -> Result<(), Failure> {
+        job.reporter.phase(Phase::Apply, state.patch_bytes);
+        let stays = |failure: Failure| {
+            let ready = self.ready.display();
+            failure.during(&format!("applying the patch (it stays in {ready}, and the next run finishes it)"))
+        };
+        let file = File::open(&self.ready).map_err(|error| stays(self.failed("open", &self.ready, &error)))?;
+        let size_policy = match task.compare.size_policy {
+            SizePolicy::MinSize if state.target_bytes >= state.device_bytes => SizePolicy::MinSize,
+            _ => SizePolicy::Resize,
+        };
+        let options = ApplyOptions {
+            device: Some(task.target.clone().into()),
+            size_policy,
+            warn_size: false,
+            warn_device: false,
+            punch_holes: false,
+            verify: None,
+        };
+        apply(file, &options, job.context()).map_err(|error| stays(error.into()))?;
+        fs::remove_file(&self.ready).map_err(|error| self.failed("remove", &self.ready, &error))?;
+        // Worth nothing without the patch.
+        let _ = fs::remove_file(&self.state);
+        self.sync_folder()
+    }
+}
+
+/// A file's length and SHA-256.
+fn digest(path: &Path) -> io::Result<(u64, String)> {
+    let mut file = File::open(path)?;
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; 1 << 18];
+    let mut bytes = 0;
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok((bytes, hex(digest))),
+            count => {
+                digest.update(&buffer[..count]);
+                bytes += count as u64;
+            }
+        }
+    }
+}

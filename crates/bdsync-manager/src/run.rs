@@ -1,0 +1,275 @@
+//! Running tasks: locks, hooks, retries, results.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bdsync_engine::{Cancellation, Context};
+use serde_json::json;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::config::Task;
+use crate::failure::{Exit, Failure};
+use crate::far::Far;
+use crate::hooks::{self, Moment};
+use crate::local;
+use crate::report::{Reporter, TaskReporter, binary, python_time};
+use crate::state::{Outcome, Record, StateFolder, TaskStats};
+
+/// The longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// How many ranges are remembered to be shown.
+const SHOWN_RANGES: usize = 10_000;
+
+/// What all tasks of a run share.
+#[derive(Clone)]
+pub(crate) struct Control {
+    pub(crate) cancellation: Cancellation,
+    pub(crate) reporter: Reporter,
+    pub(crate) state: StateFolder,
+    pub(crate) config: Arc<Path>,
+}
+
+/// One run of one task.
+pub(crate) struct Job<'a> {
+    pub(crate) control: &'a Control,
+    pub(crate) reporter: &'a TaskReporter,
+    /// How long the last patch was, in bytes.
+    pub(crate) expected_patch_bytes: u64,
+}
+
+impl Job<'_> {
+    /// For the engine.
+    pub(crate) fn context(&self) -> Context<'_> {
+        Context { observer: self.reporter, cancellation: &self.control.cancellation }
+    }
+}
+
+/// Adds a range that differs; neighbours become one.
+pub(crate) fn add_range(ranges: &mut Vec<(u64, u64)>, start: u64, end: u64) {
+    match ranges.last_mut() {
+        Some(last) if last.1 == start => last.1 = end,
+        _ => {
+            if ranges.len() < SHOWN_RANGES {
+                ranges.push((start, end));
+            }
+        }
+    }
+}
+
+/// How a run goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RunOptions {
+    pub(crate) jobs: usize,
+    pub(crate) dry_run: bool,
+}
+
+/// Runs tasks, `jobs` at a time, in their order; gives the exit status.
+pub(crate) async fn run_tasks(tasks: Vec<Task>, control: &Control, options: RunOptions) -> Exit {
+    let slots = Arc::new(Semaphore::new(options.jobs.max(1)));
+    let mut running = JoinSet::new();
+    let started = Instant::now();
+    let mut outcomes = Vec::new();
+    for task in tasks {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };
+        if control.cancellation.is_cancelled() {
+            outcomes.push(Outcome::Cancelled);
+            break;
+        }
+        let control = control.clone();
+        running.spawn_blocking(move || {
+            let outcome = run_task(&task, &control, options);
+            drop(slot);
+            outcome
+        });
+    }
+    while let Some(outcome) = running.join_next().await {
+        outcomes.push(outcome.unwrap_or_else(|error| {
+            tracing::error!("A task ended in a way that it must not: {error}");
+            Outcome::Failed
+        }));
+    }
+    let count = |wanted: Outcome| outcomes.iter().filter(|outcome| **outcome == wanted).count();
+    control.reporter.event(
+        "summary",
+        json!({
+            "ok": count(Outcome::Ok),
+            "failed": count(Outcome::Failed),
+            "skipped": count(Outcome::Skipped),
+            "cancelled": count(Outcome::Cancelled),
+            "seconds": started.elapsed().as_secs_f64(),
+        }),
+    );
+    match () {
+        () if control.cancellation.is_cancelled() => Exit::Cancelled,
+        () if count(Outcome::Failed) > 0 => Exit::TaskFailed,
+        () => Exit::Success,
+    }
+}
+
+fn run_task(task: &Task, control: &Control, options: RunOptions) -> Outcome {
+    if task.disabled {
+        tracing::info!(task = task.name, "Skipping disabled task");
+        control.reporter.event("task_skipped", json!({ "task": task.name, "reason": "disabled" }));
+        return Outcome::Skipped;
+    }
+    let reporter = control.reporter.task(&task.name);
+    let before = control.state.record(&control.config, &task.name).unwrap_or_else(|error| {
+        tracing::warn!(task = task.name, "The last result cannot be read: {error:#}");
+        None
+    });
+    let expected_patch_bytes = before.map_or(0, |record| record.stats.patch_bytes);
+    let job = Job { control, reporter: &reporter, expected_patch_bytes };
+    let started = (jiff::Timestamp::now().to_string(), Instant::now());
+    let target = task.target.display().to_string();
+    reporter.event(
+        "task_started",
+        json!({ "source": task.source.display().to_string(), "target": target, "dry_run": options.dry_run }),
+    );
+    let result = match options.dry_run {
+        true => dry_run(task, &job),
+        false => locked(task, &job, &started.0),
+    };
+    reporter.done();
+    let seconds = started.1.elapsed().as_secs_f64();
+    let outcome = match &result {
+        Ok(stats) => {
+            report(task, stats, seconds, options.dry_run, control);
+            Outcome::Ok
+        }
+        Err(failure) => {
+            let (outcome, event) = match failure {
+                Failure::Cancelled => (Outcome::Cancelled, "task_cancelled"),
+                Failure::Skipped(_) => (Outcome::Skipped, "task_skipped"),
+                _ => (Outcome::Failed, "task_failed"),
+            };
+            match outcome {
+                Outcome::Skipped => tracing::warn!(task = task.name, "{failure}"),
+                _ => tracing::error!(task = task.name, "{failure}"),
+            }
+            reporter.event(event, json!({ "error": failure.to_string(), "seconds": seconds }));
+            outcome
+        }
+    };
+    if !options.dry_run {
+        let error = result.as_ref().err().map(ToString::to_string);
+        let stats = result.unwrap_or_default();
+        let record = Record { outcome, started: started.0, seconds, error, stats, last_success: None };
+        if let Err(error) = control.state.remember(&control.config, &task.name, record) {
+            tracing::warn!(task = task.name, "The result cannot be remembered: {error:#}");
+        }
+    }
+    outcome
+}
+
+fn dry_run(task: &Task, job: &Job<'_>) -> Result<TaskStats, Failure> {
+    match &task.remote {
+        None => local::dry_run(task, &task.source, job),
+        Some(remote) => Far::new(task, remote, job).dry_run(&task.source),
+    }
+}
+
+/// Refuses what this version cannot do, before anything is touched.
+pub(crate) fn has_snapshots(task: &Task) -> Result<(), Failure> {
+    match &task.snapshot {
+        None => Ok(()),
+        Some(_) => Err(Failure::new(
+            "this version takes no LVM snapshots (lvm_snapshot_enabled): take one in hook_before, and compare that; nothing was changed",
+        )),
+    }
+}
+
+/// Holds the target's lock and runs the hooks around the task.
+fn locked(task: &Task, job: &Job<'_>, started: &str) -> Result<TaskStats, Failure> {
+    let _lock = job.control.state.lock(task)?;
+    has_snapshots(task)?;
+    let running = Record {
+        outcome: Outcome::Running,
+        started: started.into(),
+        seconds: 0.0,
+        error: None,
+        stats: TaskStats { patch_bytes: job.expected_patch_bytes, ..TaskStats::default() },
+        last_success: None,
+    };
+    if let Err(error) = job.control.state.remember(&job.control.config, &task.name, running) {
+        tracing::warn!(task = task.name, "The start cannot be remembered: {error:#}");
+    }
+    let result = hooks::run(task, Moment::Before, job.control).and_then(|()| with_retries(task, job));
+    match result {
+        Ok(stats) => hooks::run(task, Moment::After(&stats), job.control).map(|()| stats),
+        Err(failure @ Failure::Skipped(_)) => Err(failure),
+        Err(failure) => {
+            if let Err(hook) = hooks::run(task, Moment::Error(&failure.to_string()), job.control) {
+                tracing::error!(task = task.name, "{hook}");
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// Tries again after connections that broke, with growing pauses.
+fn with_retries(task: &Task, job: &Job<'_>) -> Result<TaskStats, Failure> {
+    let (mut left, mut pause) =
+        task.remote.as_ref().map_or((0, Duration::ZERO), |remote| (remote.retries, remote.retry_delay));
+    loop {
+        let result = match &task.remote {
+            None => local::run(task, &task.source, job),
+            Some(remote) => Far::new(task, remote, job).run(&task.source),
+        };
+        if job.control.cancellation.is_cancelled() && result.is_err() {
+            return Err(Failure::Cancelled);
+        }
+        match result {
+            Err(failure) if failure.is_worth_a_retry() && left > 0 => {
+                let seconds = pause.as_secs_f64();
+                tracing::warn!(task = task.name, "{failure}. Trying again in {seconds} seconds ({left} tries left)");
+                job.reporter.event(
+                    "retry",
+                    json!({ "error": failure.to_string(), "pause_seconds": seconds, "tries_left": left }),
+                );
+                let deadline = Instant::now() + pause;
+                while Instant::now() < deadline {
+                    if job.control.cancellation.is_cancelled() {
+                        return Err(Failure::Cancelled);
+                    }
+                    std::thread::sleep(Duration::from_millis(50).min(deadline - Instant::now()));
+                }
+                left -= 1;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// The original's summary lines, and more.
+fn report(task: &Task, stats: &TaskStats, seconds: f64, dry_run: bool, control: &Control) {
+    let rate = if seconds > 0.0 { stats.scanned_bytes as f64 / seconds } else { 0.0 };
+    let (scanned, changed, name) = (binary(stats.scanned_bytes), binary(stats.changed_bytes), &task.name);
+    if dry_run {
+        let text = format!("[Task {name}] would change {changed} of {scanned} in {}\n", task.target.display());
+        if !control.reporter.is_json() {
+            // Nobody to tell is no reason to fail.
+            let _ = control.reporter.print(&text);
+        }
+    } else if task.patch_folder.is_some() {
+        tracing::info!(task = name, "Patch Generate Time: {}", python_time(stats.generate_seconds));
+        tracing::info!(task = name, "Patch Size: {}", binary(stats.patch_bytes));
+        tracing::info!(task = name, "Patch Apply Time: {}", python_time(stats.apply_seconds));
+    } else {
+        tracing::info!(task = name, "Change Apply Time: {}", python_time(stats.apply_seconds));
+    }
+    tracing::info!(task = name, "Scanned: {scanned}, changed: {changed}, {}/s", binary(rate as u64));
+    let mut facts = json!({
+        "task": name,
+        "seconds": seconds,
+        "bytes_per_second": rate,
+        "dry_run": dry_run,
+    });
+    if let (Some(facts), Ok(serde_json::Value::Object(stats))) = (facts.as_object_mut(), serde_json::to_value(stats)) {
+        facts.extend(stats);
+    }
+    control.reporter.event("task_finished", facts);
+}
