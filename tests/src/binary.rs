@@ -24,6 +24,16 @@ pub fn agent() -> String {
     PROGRAM.get_or_init(|| find("bdsync-agent", "BDSYNC_AGENT_BIN")).clone().unwrap_or_else(|why| panic!("{why}"))
 }
 
+/// The `bdsync-manager` under test: `BDSYNC_MANAGER_BIN`, or the one built from the workspace.
+///
+/// # Panics
+///
+/// As for [`bdsync`].
+pub fn manager() -> String {
+    static PROGRAM: OnceLock<Result<String, String>> = OnceLock::new();
+    PROGRAM.get_or_init(|| find("bdsync-manager", "BDSYNC_MANAGER_BIN")).clone().unwrap_or_else(|why| panic!("{why}"))
+}
+
 fn find(name: &str, variable: &str) -> Result<String, String> {
     let path = match std::env::var_os(variable) {
         Some(path) => {

@@ -8,6 +8,8 @@
 //! | --- | --- |
 //! | `BDSYNC_BIN` | the `bdsync` under test; built from the workspace when unset |
 //! | `BDSYNC_AGENT_BIN` | the `bdsync-agent` under test; likewise |
+//! | `BDSYNC_MANAGER_BIN` | the `bdsync-manager` under test; likewise |
+//! | `KILLS` | how often the manager is killed in each of its kill tests |
 //! | `STOCK_BDSYNC` | a stock `bdsync` to test against |
 //! | `STOCK_BDSYNC_TESTS` | the folder of stock's source tree, for its shell tests |
 //! | `RANDOM_CASES` | how many random cases to run |
@@ -21,6 +23,8 @@ mod image;
 mod process;
 mod requirement;
 mod rng;
+mod site;
+mod sshd;
 mod workdir;
 
 pub mod case;
@@ -29,9 +33,11 @@ pub mod procfs;
 pub mod recording;
 pub mod wire;
 
-pub use crate::binary::{agent, bdsync, stock};
+pub use crate::binary::{agent, bdsync, manager, stock};
 pub use crate::image::{Operation, Recipe, sha256_hex};
 pub use crate::process::{Outcome, Run, Stdin, Stdout};
 pub use crate::requirement::{in_ci, is_root, not_run, not_run_even_in_ci, program};
 pub use crate::rng::Rng;
+pub use crate::site::Site;
+pub use crate::sshd::Sshd;
 pub use crate::workdir::WorkDir;

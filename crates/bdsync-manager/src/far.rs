@@ -74,6 +74,9 @@ impl<'a> Far<'a> {
             survey = self.survey().map_err(|failure| failure.during("preparing"))?;
         }
         let is_new = self.ensure_target(&survey)?;
+        if !survey.exists() {
+            survey.size = Some(0);
+        }
         let policy = if is_new { SizePolicy::Resize } else { self.task.compare.size_policy };
         match &self.task.patch_folder {
             Some(folder) => self.two_phases(&source, folder, policy, &survey, &mut stats)?,
@@ -125,7 +128,7 @@ impl<'a> Far<'a> {
             match key {
                 "kind" => survey.kind = value.into(),
                 "size" => survey.size = value.trim().parse().ok(),
-                "busy" => survey.busy = Some(value.into()),
+                "busy" => drop(survey.busy.get_or_insert_with(|| value.into())),
                 "folder" => survey.folder = true,
                 "free_kib" => survey.free_bytes = value.parse().ok().map(|kib: u64| kib.saturating_mul(1024)),
                 "ready" => survey.ready = true,

@@ -5,15 +5,18 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
+
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bdsync_device::plain;
 use bdsync_engine::Cancellation;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -80,6 +83,11 @@ impl Connection {
             command.args(["sh", "-c"]);
         }
         command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        // On a terminal it must stay in the foreground, where it may ask for a passphrase.
+        let own_group = File::open("/dev/tty").is_err();
+        if own_group {
+            command.process_group(0);
+        }
         let mut child = command.spawn().map_err(|error| {
             Failure::new(format!("cannot start the connection command {program}: {}", plain(&error)))
         })?;
@@ -89,8 +97,8 @@ impl Connection {
         };
         let failed = |error: io::Error| Failure::new(format!("cannot use a pipe: {error}"));
         let alive = Alive::new();
-        let input = File::from(stdin.into_owned_fd().map_err(failed)?);
-        let output = File::from(stdout.into_owned_fd().map_err(failed)?);
+        let input = Active::new(stdin.into_owned_fd().map_err(failed)?, &alive).map_err(failed)?;
+        let output = Active::new(stdout.into_owned_fd().map_err(failed)?, &alive).map_err(failed)?;
         let errors = File::from(stderr.into_owned_fd().map_err(failed)?);
         let said = Arc::new(Mutex::new(String::new()));
         let (task, kept) = (self.task.clone(), Arc::clone(&said));
@@ -98,11 +106,11 @@ impl Connection {
             .name("remote-errors".into())
             .spawn(move || listen(errors, &task, &kept))
             .map_err(failed)?;
-        let ended =
-            self.runtime.spawn(look_after(child, alive.clone(), self.remote.timeout, self.cancellation.clone()));
+        let care = Care { alive, timeout: self.remote.timeout, cancellation: self.cancellation.clone(), own_group };
+        let ended = self.runtime.spawn(look_after(child, care));
         Ok(Session {
-            stdin: Some(Active { file: input, alive: alive.clone() }),
-            stdout: Some(Active { file: output, alive }),
+            stdin: Some(input),
+            stdout: Some(output),
             ended,
             said,
             listener,
@@ -162,11 +170,12 @@ fn first_line(text: &str) -> String {
 struct Alive {
     start: Instant,
     last: Arc<AtomicU64>,
+    given_up: Arc<AtomicBool>,
 }
 
 impl Alive {
     fn new() -> Self {
-        Self { start: Instant::now(), last: Arc::new(AtomicU64::new(0)) }
+        Self { start: Instant::now(), last: Arc::default(), given_up: Arc::default() }
     }
 
     fn touch(&self) {
@@ -178,25 +187,61 @@ impl Alive {
     }
 }
 
-/// A stream that counts as a sign of life when it moves.
+/// A stream that counts as a sign of life when it moves, and that fails once the
+/// command was given up, even if some process still holds its other end.
 pub(crate) struct Active {
     file: File,
     alive: Alive,
 }
 
+impl Active {
+    fn new(pipe: OwnedFd, alive: &Alive) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&pipe, true)?;
+        Ok(Self { file: File::from(pipe), alive: alive.clone() })
+    }
+
+    /// Waits until the stream can move.
+    fn wait(&self, events: PollFlags) -> io::Result<()> {
+        let tick = Timespec { tv_sec: 0, tv_nsec: TICK.as_nanos() as i64 };
+        loop {
+            if self.alive.given_up.load(Ordering::Relaxed) {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "the command was given up"));
+            }
+            match poll(&mut [PollFd::new(&self.file, events)], Some(&tick)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn transfer(
+        &mut self,
+        events: PollFlags,
+        mut step: impl FnMut(&mut File) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        loop {
+            match step(&mut self.file) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(events)?,
+                Err(error) => return Err(error),
+                Ok(count) => {
+                    self.alive.touch();
+                    return Ok(count);
+                }
+            }
+        }
+    }
+}
+
 impl Read for Active {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read(buffer)?;
-        self.alive.touch();
-        Ok(count)
+        self.transfer(PollFlags::IN, |file| file.read(buffer))
     }
 }
 
 impl Write for Active {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.file.write(bytes)?;
-        self.alive.touch();
-        Ok(count)
+        self.transfer(PollFlags::OUT, |file| file.write(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -212,24 +257,33 @@ enum Ended {
     Cancelled,
 }
 
-async fn look_after(
-    mut child: tokio::process::Child,
+/// What a running command is watched for.
+struct Care {
     alive: Alive,
     timeout: Duration,
     cancellation: Cancellation,
-) -> io::Result<(ExitStatus, Ended)> {
+    /// Whether it has a process group of its own, which ends as a whole.
+    own_group: bool,
+}
+
+async fn look_after(mut child: tokio::process::Child, care: Care) -> io::Result<(ExitStatus, Ended)> {
     let mut ended = Ended::ByItself;
     loop {
         tokio::select! {
             status = child.wait() => return Ok((status?, ended)),
             () = tokio::time::sleep(TICK), if ended == Ended::ByItself => {
-                if cancellation.is_cancelled() {
+                if care.cancellation.is_cancelled() {
                     ended = Ended::Cancelled;
-                } else if alive.silence() > timeout {
-                    ended = Ended::Silent(timeout);
+                } else if care.alive.silence() > care.timeout {
+                    ended = Ended::Silent(care.timeout);
                 }
                 if ended != Ended::ByItself {
-                    child.start_kill()?;
+                    care.alive.given_up.store(true, Ordering::Relaxed);
+                    let group = child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32));
+                    match group.filter(|_| care.own_group) {
+                        Some(group) => rustix::process::kill_process_group(group, rustix::process::Signal::KILL)?,
+                        None => child.start_kill()?,
+                    }
                 }
             }
         }

@@ -105,10 +105,9 @@ impl Reader {
         }
         self.end_value();
         self.indent = indent;
-        if let Some(name) = text.strip_prefix('[').and_then(|rest| rest.rfind(']').map(|end| &rest[..end])) {
-            if !name.is_empty() {
-                return self.header(number, name);
-            }
+        let name = text.strip_prefix('[').and_then(|rest| rest.rfind(']').map(|end| &rest[..end]));
+        if let Some(name) = name.filter(|name| !name.is_empty()) {
+            return self.header(number, name);
         }
         let Some(delimiter) = text.find(['=', ':']) else {
             return self.fault(number, format!("expected NAME = VALUE, found {text}"));
