@@ -20,6 +20,7 @@
 
 mod binary;
 mod image;
+mod original;
 mod process;
 mod requirement;
 mod rng;
@@ -35,6 +36,7 @@ pub mod wire;
 
 pub use crate::binary::{agent, bdsync, manager, stock};
 pub use crate::image::{Operation, Recipe, sha256_hex};
+pub use crate::original::original_manager;
 pub use crate::process::{Outcome, Run, Stdin, Stdout};
 pub use crate::requirement::{in_ci, is_root, not_run, not_run_even_in_ci, program};
 pub use crate::rng::Rng;

@@ -1,39 +1,9 @@
 //! The original bdsync-manager from PyPI works unchanged on top of this `bdsync`.
 //! Needs python3 with venv, and the package index, unless `BDSYNC_MANAGER_PY` names the program.
 
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::time::Duration;
-
-use bdsync_tests::{Outcome, Recipe, Run, WorkDir, bdsync, not_run, program};
+use bdsync_tests::{Outcome, Recipe, Run, WorkDir, bdsync, not_run, original_manager};
 
 const SIZE: usize = 600_000;
-
-/// The manager, installed once a process; or why there is none.
-fn manager() -> Result<&'static Path, &'static str> {
-    static MANAGER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    MANAGER.get_or_init(find).as_ref().map(PathBuf::as_path).map_err(String::as_str)
-}
-
-fn find() -> Result<PathBuf, String> {
-    if let Some(path) = std::env::var_os("BDSYNC_MANAGER_PY") {
-        return std::fs::canonicalize(&path).map_err(|error| format!("{}: {error}", path.display()));
-    }
-    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bdsync-manager-py");
-    let manager = venv.join("bin/bdsync-manager");
-    if manager.is_file() {
-        return Ok(manager);
-    }
-    let python = program("python3").ok_or("python3 is not installed")?;
-    let step = |program: &Path, args: &[&str]| {
-        let run = Run::new(program.to_str().expect("a UTF-8 path")).args(args.iter().copied());
-        let outcome = run.limit(Duration::from_secs(300)).run();
-        if outcome.code == Some(0) { Ok(()) } else { Err(outcome.to_string()) }
-    };
-    step(&python, &["-m", "venv", "--clear", venv.to_str().expect("a UTF-8 path")])?;
-    step(&venv.join("bin/pip"), &["install", "--quiet", "bdsync-manager", "plumbum"])?;
-    manager.is_file().then_some(manager).ok_or_else(|| "the package holds no bdsync-manager".to_owned())
-}
 
 /// A source, a target, and a folder for patches.
 fn images() -> WorkDir {
@@ -49,7 +19,7 @@ fn images() -> WorkDir {
 
 /// Runs one task with these settings on top of the paths.
 fn run_task(test: &str, dir: &WorkDir, settings: &[(&str, &str)]) -> Option<Outcome> {
-    let manager = match manager() {
+    let manager = match original_manager() {
         Ok(manager) => manager,
         Err(why) => {
             not_run(test, why);
