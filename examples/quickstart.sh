@@ -1,19 +1,19 @@
 #!/bin/sh
-# Builds bdsync, makes a real file-system image and an older copy of it, and brings
-# the copy up to date: compare, patch, apply, check.
+# Builds bdsync-manager, makes a real file-system image and an older copy of it, and brings
+# the copy up to date as a task: compare, patch, apply, verify.
 #
 #   examples/quickstart.sh                  with an image made here
 #   examples/quickstart.sh SOURCE TARGET    with your own image or device (TARGET is overwritten)
 set -eu
 
 cd "$(dirname "$0")/.."
-cargo build --release --package bdsync
-bdsync=${CARGO_TARGET_DIR:-$PWD/target}/release/bdsync
+cargo build --release --package bdsync-manager
+manager=${CARGO_TARGET_DIR:-$PWD/target}/release/bdsync-manager
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 if [ $# -eq 2 ]; then
-    source=$1 target=$2
+    source=$(realpath "$1") target=$(realpath "$2")
 elif [ $# -eq 0 ]; then
     source=$work/source.img target=$work/target.img
     mke2fs=$(PATH=$PATH:/usr/sbin:/sbin command -v mke2fs)
@@ -29,12 +29,23 @@ else
     exit 1
 fi
 
+mkdir "$work/patches"
+cat > "$work/bdsync-manager.toml" <<CONFIG
+[task.quickstart]
+source_path = "$source"
+target_path = "$target"
+target_patch_dir = "$work/patches"
+verify = "full"
+CONFIG
+run() { "$manager" --config "$work/bdsync-manager.toml" --state-dir "$work/state" "$@"; }
+
 echo
-echo "1. Compare $source with $target; what differs goes into a patch"
-"$bdsync" --checksum=sha256 --progress=noscroll "$bdsync --server" "$source" "$target" > "$work/patch"
-echo "   the patch has $(wc -c < "$work/patch") bytes"
-echo "2. Apply the patch"
-"$bdsync" --patch="$target" --verify < "$work/patch"
-echo "3. Compare source and target byte by byte"
+echo "1. What would be done"
+run check
+echo "2. Compare, store a patch, check it, apply it, compare again"
+run --log-level info
+echo "3. What is remembered of it"
+run status
+echo "4. Compare source and target byte by byte"
 cmp "$source" "$target"
 echo "   they are equal"
