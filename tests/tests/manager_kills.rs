@@ -21,7 +21,8 @@ fn kill_and_finish(connection: Option<&str>, rng: &mut Rng, kills: u64) {
     let far = connection.map_or(String::new(), |connection| site.far(connection));
     let config = site.task("t", "target.img", &format!("{far}retries = 0\n"));
     // How long a run takes that is left alone; what is to be built is built before.
-    (bdsync_tests::manager(), bdsync_tests::bdsync());
+    bdsync_tests::manager();
+    bdsync_tests::bdsync();
     let begin = Instant::now();
     site.manager(&config, []).run().exits(0);
     let whole = begin.elapsed();
