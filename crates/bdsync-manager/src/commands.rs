@@ -16,7 +16,9 @@ use crate::far::Far;
 use crate::report::{Phase, binary};
 use crate::run::{Control, Job, has_snapshots};
 use crate::state::Outcome;
-use crate::{guard, local};
+use crate::local;
+use bdsync_target::guard;
+use bdsync_target::redo::Redo;
 
 /// `list`: names, sources, targets.
 pub(crate) fn list(tasks: &[Task], control: &Control) -> Result<Exit> {
@@ -84,7 +86,7 @@ fn check_task(task: &Task, job: &Job<'_>) -> Result<String, Failure> {
     let source = Device::open(&task.source, Access::Read)?;
     let (exists, ready) = match &task.remote {
         None => {
-            let redo = task.patch_folder.as_deref().map(|folder| local::Redo::new(folder, &task.target)).transpose()?;
+            let redo = task.patch_folder.as_deref().map(|folder| Redo::new(folder, &task.target)).transpose()?;
             let exists = task.target.exists();
             if exists {
                 guard::check(source.path(), &task.target)?;
@@ -175,7 +177,7 @@ pub(crate) fn status(tasks: &[Task], control: &Control) -> Result<Exit> {
     for task in tasks {
         let record = control.state.record(&control.config, &task.name)?;
         let local_folder = task.patch_folder.as_deref().filter(|_| task.remote.is_none());
-        let redo = local_folder.and_then(|folder| local::Redo::new(folder, &task.target).ok());
+        let redo = local_folder.and_then(|folder| Redo::new(folder, &task.target).ok());
         let pending = redo.is_some_and(|redo| redo.is_ready());
         let running = control.state.lock(task).is_err();
         if control.reporter.is_json() {

@@ -49,6 +49,12 @@ impl From<Error> for Failure {
     }
 }
 
+impl From<bdsync_target::TargetError> for Failure {
+    fn from(error: bdsync_target::TargetError) -> Self {
+        if error.is_cancelled() { Self::Cancelled } else { Self::Permanent(error.to_string()) }
+    }
+}
+
 impl From<bdsync_device::DeviceError> for Failure {
     fn from(error: bdsync_device::DeviceError) -> Self {
         Self::Permanent(error.to_string())

@@ -9,11 +9,11 @@ use bdsync_device::{Access, Device};
 use bdsync_engine::diff::{DiffOptions, DiffStats, Names, Peer, diff};
 use bdsync_engine::{Error, Salt, Scanner, SizePolicy};
 use bdsync_proto::patch::PatchReader;
+use bdsync_target::redo::{RedoState, file_stem};
+use bdsync_target::stream::PatchStream;
 
 use crate::config::{Remote, Task, Verify};
 use crate::failure::Failure;
-use crate::limit::PatchStream;
-use crate::redo::{RedoState, file_stem};
 use crate::remote::{Connection, End, Session, quote, quote_path};
 use crate::report::Phase;
 use crate::run::{Job, add_range};
@@ -359,7 +359,7 @@ impl<'a> Far<'a> {
             stats.generate_seconds = started.elapsed().as_secs_f64();
             return Ok(());
         }
-        let state = RedoState::new(self.task, (bytes, sha256), device_bytes, target_bytes);
+        let state = crate::run::redo_state(self.task, (bytes, sha256), device_bytes, target_bytes);
         self.job.reporter.phase(Phase::Commit, bytes);
         self.commit(&state, survey.sha256).inspect_err(|_| self.remove_partial())?;
         stats.generate_seconds = started.elapsed().as_secs_f64();

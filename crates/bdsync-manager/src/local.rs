@@ -1,26 +1,24 @@
 //! A target on this machine: compared directly, patched in two phases or in place.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Write};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bdsync_device::{Access, Device, DeviceKind, plain};
-use bdsync_engine::apply::{ApplyOptions, apply, check};
 use bdsync_engine::compare::{CompareOptions, CompareStats, compare};
 use bdsync_engine::{Error, SizePolicy};
 use bdsync_proto::patch::{PatchHeader, PatchWriter};
-use sha2::{Digest, Sha256};
+use bdsync_target::guard;
+use bdsync_target::redo::{Redo, RedoState};
+use bdsync_target::stream::PatchStream;
 
 use crate::config::{Task, Verify};
 use crate::failure::Failure;
-use crate::guard;
-use crate::limit::{PatchStream, hex};
-use crate::redo::{RedoState, file_stem};
 use crate::report::Phase;
-use crate::run::{Job, add_range};
+use crate::run::{Job, add_range, redo_state};
 use crate::state::TaskStats;
 
 /// How many parts of a mebibyte a sample has.
@@ -36,7 +34,7 @@ pub(crate) fn run(task: &Task, source: &Path, job: &Job<'_>) -> Result<TaskStats
     let _lock = guard::lock_target(&task.target)?;
     let mut stats = TaskStats::default();
     if let Some(redo) = &redo {
-        stats.finished_earlier_patch = redo.finish_earlier(task, job)?;
+        stats.finished_earlier_patch = finish_earlier(redo, task, job)?;
     }
     let target = Device::open(&task.target, Access::Read)?;
     let is_new = created || (task.create_target && target.kind() == DeviceKind::File && target.size() == 0);
@@ -198,10 +196,10 @@ fn two_phases(
     stats: &mut TaskStats,
 ) -> Result<(), Failure> {
     let started = Instant::now();
-    redo.space(job.expected_patch_bytes, size)?;
+    redo.check_space(job.expected_patch_bytes.min(size))?;
     job.reporter.phase(Phase::Compare, size);
     let target_bytes = target.size();
-    let (found, patch) = redo.write(task, source, &Arc::new(target), size, job).inspect_err(|_| redo.discard())?;
+    let (found, patch) = write(redo, task, source, &Arc::new(target), size, job).inspect_err(|_| redo.discard())?;
     stats.scanned_bytes = found.compared_bytes;
     stats.changed_bytes = found.differing_bytes;
     stats.patch_bytes = patch.0;
@@ -212,215 +210,81 @@ fn two_phases(
         return Ok(());
     }
     job.reporter.phase(Phase::Commit, patch.0);
-    let state = RedoState::new(task, patch, size, target_bytes);
-    redo.commit(&state, job).inspect_err(|_| redo.discard())?;
+    let state = redo_state(task, patch, size, target_bytes);
+    redo.commit(&state, job.context()).inspect_err(|_| redo.discard())?;
     stats.generate_seconds = started.elapsed().as_secs_f64();
     let started = Instant::now();
-    redo.apply(task, &state, job)?;
+    apply(redo, task, &state, job)?;
     stats.apply_seconds = started.elapsed().as_secs_f64();
     Ok(())
 }
 
-/// The files of a target in the patch folder (`proto-spec/redo.md`).
-pub(crate) struct Redo {
-    folder: PathBuf,
-    partial: PathBuf,
-    ready: PathBuf,
-    state: PathBuf,
-    new_state: PathBuf,
+/// Deals with what an earlier run left; says whether a patch was finished.
+fn finish_earlier(redo: &Redo, task: &Task, job: &Job<'_>) -> Result<bool, Failure> {
+    let mut finished = false;
+    if redo.is_ready() {
+        match (redo.objection(&task.target, job.context())?, redo.ready_state()) {
+            (None, Some(state)) => {
+                tracing::warn!(task = task.name, "Finishing the patch that a run of {} left", state.created);
+                job.reporter.phase(Phase::Finish, state.patch_bytes);
+                apply(redo, task, &state, job)?;
+                finished = true;
+            }
+            (why, _) => {
+                let why = why.unwrap_or_default();
+                tracing::warn!(
+                    task = task.name,
+                    "Removing the patch of an earlier run: {why}. All is compared anew"
+                );
+                redo.drop_ready()?;
+            }
+        }
+    }
+    redo.discard();
+    Ok(finished)
 }
 
-impl Redo {
-    pub(crate) fn new(folder: &Path, target: &Path) -> Result<Self, Failure> {
-        if !folder.is_dir() {
-            let text = format!("the patch folder {} (target_patch_dir) is not there", folder.display());
-            return Err(Failure::new(text));
-        }
-        let stem = file_stem(target);
-        let file = |suffix: &str| folder.join(format!("{stem}.{suffix}"));
-        Ok(Self {
-            folder: folder.to_path_buf(),
-            partial: file("partial"),
-            ready: file("ready"),
-            state: file("state"),
-            new_state: file("state.new"),
+/// Compares, and writes the patch; gives its length and SHA-256.
+fn write(
+    redo: &Redo,
+    task: &Task,
+    source: &Arc<Device>,
+    target: &Arc<Device>,
+    size: u64,
+    job: &Job<'_>,
+) -> Result<(CompareStats, (u64, String)), Failure> {
+    let failed = |error: io::Error| Failure::from(redo.write_failed(&error));
+    let file = redo.begin()?;
+    let stream =
+        PatchStream::new(BufWriter::with_capacity(1 << 18, file), task.bandwidth_limit, &job.control.cancellation);
+    let header = PatchHeader { size, device: task.target.as_os_str().as_encoded_bytes().to_vec() };
+    let mut patch = PatchWriter::new(stream, &header).map_err(failed)?;
+    let mut write_error = None;
+    let difference = |position: u64, bytes: &[u8]| {
+        patch.write_data(position, bytes).map_err(|error| {
+            write_error = Some(error);
+            Error::Cancelled
         })
+    };
+    let found = compare(source, target, &options(task, size), difference, job.context());
+    if let Some(error) = write_error
+        && !job.control.cancellation.is_cancelled()
+    {
+        return Err(failed(error));
     }
-
-    /// Whether an earlier run left a ready patch.
-    pub(crate) fn is_ready(&self) -> bool {
-        self.ready.exists()
-    }
-
-    fn failed(&self, what: &str, path: &Path, error: &io::Error) -> Failure {
-        Failure::new(format!("cannot {what} {}: {}; the target was not changed", path.display(), plain(error)))
-    }
-
-    /// Makes what was renamed and removed durable.
-    fn sync_folder(&self) -> Result<(), Failure> {
-        let synced = File::open(&self.folder).and_then(|folder| folder.sync_all());
-        synced.map_err(|error| self.failed("sync", &self.folder, &error))
-    }
-
-    /// Removes what is not worth anything.
-    fn discard(&self) {
-        for path in [&self.partial, &self.new_state] {
-            // The next run does the same.
-            let _ = fs::remove_file(path);
-        }
-        if !self.ready.exists() {
-            let _ = fs::remove_file(&self.state);
-        }
-    }
-
-    /// Refuses to begin where a patch as long as the last one would not fit.
-    fn space(&self, expected: u64, size: u64) -> Result<(), Failure> {
-        let Ok(stat) = rustix::fs::statvfs(&self.folder) else { return Ok(()) };
-        let free = stat.f_bavail * stat.f_frsize;
-        let needed = expected.min(size).max(4096);
-        if free < needed {
-            return Err(Failure::new(format!(
-                "not enough space in the patch folder {}: {free} bytes are free, and the last patch had {expected}; nothing was changed",
-                self.folder.display()
-            )));
-        }
-        Ok(())
-    }
-
-    /// Deals with what an earlier run left; says whether a patch was finished.
-    fn finish_earlier(&self, task: &Task, job: &Job<'_>) -> Result<bool, Failure> {
-        let mut finished = false;
-        if self.ready.exists() {
-            let text = fs::read_to_string(&self.state).unwrap_or_default();
-            match RedoState::parse(&text).ok_or("there is no state file to it".to_string()) {
-                Ok(state) => match self.objection(task, &state)? {
-                    None => {
-                        tracing::warn!(task = task.name, "Finishing the patch that a run of {} left", state.created);
-                        job.reporter.phase(Phase::Finish, state.patch_bytes);
-                        self.apply(task, &state, job)?;
-                        finished = true;
-                    }
-                    Some(why) => self.drop_ready(task, &why)?,
-                },
-                Err(why) => self.drop_ready(task, &why)?,
-            }
-        }
-        self.discard();
-        Ok(finished)
-    }
-
-    fn objection(&self, task: &Task, state: &RedoState) -> Result<Option<String>, Failure> {
-        let failed = |error: io::Error| self.failed("read", &self.ready, &error);
-        let (bytes, sha256) = digest(&self.ready).map_err(failed)?;
-        let target = Device::open(&task.target, Access::Read)?.size();
-        Ok(state.objection(bytes, Some(&sha256), target))
-    }
-
-    fn drop_ready(&self, task: &Task, why: &str) -> Result<(), Failure> {
-        let ready = self.ready.display();
-        tracing::warn!(task = task.name, "Removing the patch {ready} of an earlier run: {why}. All is compared anew");
-        fs::remove_file(&self.ready).map_err(|error| self.failed("remove", &self.ready, &error))
-    }
-
-    /// Compares, and writes the patch; gives its length and SHA-256.
-    fn write(
-        &self,
-        task: &Task,
-        source: &Arc<Device>,
-        target: &Arc<Device>,
-        size: u64,
-        job: &Job<'_>,
-    ) -> Result<(CompareStats, (u64, String)), Failure> {
-        let failed = |error: io::Error| self.failed("write", &self.partial, &error);
-        let file = File::create(&self.partial).map_err(failed)?;
-        let stream =
-            PatchStream::new(BufWriter::with_capacity(1 << 18, file), task.bandwidth_limit, &job.control.cancellation);
-        let header = PatchHeader { size, device: task.target.as_os_str().as_encoded_bytes().to_vec() };
-        let mut patch = PatchWriter::new(stream, &header).map_err(failed)?;
-        let mut write_error = None;
-        let difference = |position: u64, bytes: &[u8]| {
-            patch.write_data(position, bytes).map_err(|error| {
-                write_error = Some(error);
-                Error::Cancelled
-            })
-        };
-        let found = compare(source, target, &options(task, size), difference, job.context());
-        if let Some(error) = write_error
-            && !job.control.cancellation.is_cancelled()
-        {
-            return Err(failed(error));
-        }
-        let found = found?;
-        let (stream, _) = patch.finish(None).map_err(failed)?;
-        let (mut buffer, bytes, sha256) = stream.finish();
-        buffer.flush().map_err(failed)?;
-        let file = buffer.into_inner().map_err(|error| failed(error.into_error()))?;
-        // A failing disk may say so only here.
-        file.sync_all().map_err(failed)?;
-        Ok((found, (bytes, sha256)))
-    }
-
-    /// Checks the patch whole, and makes it the one that counts.
-    fn commit(&self, state: &RedoState, job: &Job<'_>) -> Result<(), Failure> {
-        let failed = |error: io::Error| self.failed("check", &self.partial, &error);
-        let (bytes, sha256) = digest(&self.partial).map_err(failed)?;
-        if (bytes, &sha256) != (state.patch_bytes, &state.sha256) {
-            let partial = self.partial.display();
-            return Err(Failure::new(format!(
-                "the patch {partial} is not what was written; the target was not changed"
-            )));
-        }
-        check(File::open(&self.partial).map_err(failed)?, job.context())?;
-        let failed = |error: io::Error| self.failed("write", &self.new_state, &error);
-        let mut file = File::create(&self.new_state).map_err(failed)?;
-        let line = state.to_line() + "\n";
-        file.write_all(line.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-        fs::rename(&self.new_state, &self.state).map_err(failed)?;
-        fs::rename(&self.partial, &self.ready).map_err(|error| self.failed("rename", &self.partial, &error))?;
-        self.sync_folder()
-    }
-
-    /// Applies the ready patch and removes it.
-    fn apply(&self, task: &Task, state: &RedoState, job: &Job<'_>) -> Result<(), Failure> {
-        job.reporter.phase(Phase::Apply, state.patch_bytes);
-        let stays = |failure: Failure| {
-            let ready = self.ready.display();
-            failure.during(&format!("applying the patch (it stays in {ready}, and the next run finishes it)"))
-        };
-        let file = File::open(&self.ready).map_err(|error| stays(self.failed("open", &self.ready, &error)))?;
-        let size_policy = match task.compare.size_policy {
-            SizePolicy::MinSize if state.target_bytes >= state.device_bytes => SizePolicy::MinSize,
-            _ => SizePolicy::Resize,
-        };
-        let options = ApplyOptions {
-            device: Some(task.target.clone().into()),
-            size_policy,
-            warn_size: false,
-            warn_device: false,
-            punch_holes: false,
-            verify: None,
-        };
-        apply(file, &options, job.context()).map_err(|error| stays(error.into()))?;
-        fs::remove_file(&self.ready).map_err(|error| self.failed("remove", &self.ready, &error))?;
-        // Worth nothing without the patch.
-        let _ = fs::remove_file(&self.state);
-        self.sync_folder()
-    }
+    let found = found?;
+    let (stream, _) = patch.finish(None).map_err(failed)?;
+    let (mut buffer, bytes, sha256) = stream.finish();
+    buffer.flush().map_err(failed)?;
+    let file = buffer.into_inner().map_err(|error| failed(error.into_error()))?;
+    // A failing disk may say so only here.
+    file.sync_all().map_err(failed)?;
+    Ok((found, (bytes, sha256)))
 }
 
-/// A file's length and SHA-256.
-fn digest(path: &Path) -> io::Result<(u64, String)> {
-    let mut file = File::open(path)?;
-    let mut digest = Sha256::new();
-    let mut buffer = vec![0; 1 << 18];
-    let mut bytes = 0;
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok((bytes, hex(digest))),
-            count => {
-                digest.update(&buffer[..count]);
-                bytes += count as u64;
-            }
-        }
-    }
+/// Applies the ready patch and removes it.
+fn apply(redo: &Redo, task: &Task, state: &RedoState, job: &Job<'_>) -> Result<(), Failure> {
+    job.reporter.phase(Phase::Apply, state.patch_bytes);
+    redo.apply(&task.target, state, task.compare.size_policy, job.context())?;
+    Ok(())
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bdsync_engine::{Cancellation, Context};
+use bdsync_target::redo::{Origin, RedoState};
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -45,6 +46,13 @@ impl Job<'_> {
     pub(crate) fn context(&self) -> Context<'_> {
         Context { observer: self.reporter, cancellation: &self.control.cancellation }
     }
+}
+
+/// The state file for a patch of this length and SHA-256.
+pub(crate) fn redo_state(task: &Task, patch: (u64, String), device_bytes: u64, target_bytes: u64) -> RedoState {
+    let now = jiff::Timestamp::now().to_string();
+    let origin = Origin { task: &task.name, source: &task.source, target: &task.target, now: &now };
+    RedoState::new(origin, patch, device_bytes, target_bytes)
 }
 
 /// Adds a range that differs; neighbours become one.

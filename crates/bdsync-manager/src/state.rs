@@ -9,11 +9,11 @@ use anyhow::{Context, Result};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+use bdsync_engine::apply::hex;
 use sha2::{Digest, Sha256};
 
 use crate::config::Task;
 use crate::failure::Failure;
-use crate::limit::hex;
 
 const RESULTS: TableDefinition<'_, &str, &str> = TableDefinition::new("results");
 
@@ -147,7 +147,7 @@ impl StateFolder {
             digest.update([0]);
             digest.update(word);
         }
-        let path = self.path.join("locks").join(&hex(digest)[..32]);
+        let path = self.path.join("locks").join(&hex(&digest.finalize())[..32]);
         let failed = |error: std::io::Error| {
             Failure::new(format!("cannot use the lock {}: {}", path.display(), bdsync_device::plain(&error)))
         };

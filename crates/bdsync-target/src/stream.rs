@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 const TICK: Duration = Duration::from_millis(100);
 
 /// Counts, hashes and slows down what is written to something else.
-pub(crate) struct PatchStream<W> {
+pub struct PatchStream<W> {
     inner: W,
     digest: Sha256,
     bytes: u64,
@@ -26,13 +26,23 @@ struct Limit {
 
 impl<W: Write> PatchStream<W> {
     /// `limit` is in bytes a second.
-    pub(crate) fn new(inner: W, limit: Option<u64>, cancellation: &Cancellation) -> Self {
+    pub fn new(inner: W, limit: Option<u64>, cancellation: &Cancellation) -> Self {
         let limit = limit.map(|bytes_per_second| Limit { bytes_per_second, started: Instant::now(), bytes: 0 });
         Self { inner, digest: Sha256::new(), bytes: 0, limit, cancellation: cancellation.clone() }
     }
 
+    /// Goes on after bytes that were written before.
+    pub fn resume(&mut self, bytes: u64, digest: Sha256) {
+        (self.bytes, self.digest) = (bytes, digest);
+    }
+
+    /// How much was written so far, and its running digest.
+    pub fn so_far(&self) -> (u64, Sha256) {
+        (self.bytes, self.digest.clone())
+    }
+
     /// What was written: its destination, its length, its SHA-256 in hexadecimal.
-    pub(crate) fn finish(self) -> (W, u64, String) {
+    pub fn finish(self) -> (W, u64, String) {
         (self.inner, self.bytes, hex(self.digest))
     }
 
@@ -78,7 +88,7 @@ impl<W: Write> Write for PatchStream<W> {
 }
 
 /// A finished digest in hexadecimal.
-pub(crate) fn hex(digest: Sha256) -> String {
+fn hex(digest: Sha256) -> String {
     bdsync_engine::apply::hex(&digest.finalize())
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use bdsync_device::plain;
 use rustix::fs::{FlockOperation, OFlags, flock, major, minor};
 
-use crate::failure::Failure;
+use crate::TargetError;
 
 /// A device's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,18 +30,32 @@ impl Number {
 }
 
 /// Refuses a local target that something else uses, or that is the source.
-pub(crate) fn check(source: &Path, target: &Path) -> Result<(), Failure> {
-    let failed =
-        |error: std::io::Error| Failure::new(format!("cannot look at {}: {}", target.display(), plain(&error)));
-    let metadata = fs::metadata(target).map_err(failed)?;
-    let refuse = |why: String| Err(Failure::new(format!("the target {} {why}; nothing was changed", target.display())));
-    if let Ok(other) = fs::metadata(source)
-        && is_same(&metadata, &other)
+///
+/// # Errors
+///
+/// Why it must not be written.
+pub fn check(source: &Path, target: &Path) -> Result<(), TargetError> {
+    let refuse =
+        |why: String| TargetError::refused(format!("the target {} {why}; nothing was changed", target.display()));
+    if let (Ok(target), Ok(other)) = (fs::metadata(target), fs::metadata(source))
+        && is_same(&target, &other)
     {
-        return refuse(format!("is the source {} itself", source.display()));
+        return Err(refuse(format!("is the source {} itself", source.display())));
     }
-    if let Some(why) = usage(target, &metadata) {
-        return refuse(why);
+    busy(target)?.map_or(Ok(()), |why| Err(refuse(why)))
+}
+
+/// What else uses a target, in words that follow its name.
+///
+/// # Errors
+///
+/// When it cannot be looked at.
+pub fn busy(target: &Path) -> Result<Option<String>, TargetError> {
+    let failed =
+        |error: std::io::Error| TargetError::refused(format!("cannot look at {}: {}", target.display(), plain(&error)));
+    let metadata = fs::metadata(target).map_err(failed)?;
+    if let Some(why) = usage(&metadata) {
+        return Ok(Some(why));
     }
     if metadata.file_type().is_block_device() {
         let opened =
@@ -49,10 +63,10 @@ pub(crate) fn check(source: &Path, target: &Path) -> Result<(), Failure> {
         if let Err(error) = opened
             && error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error())
         {
-            return refuse("is held open exclusively by another program".into());
+            return Ok(Some("is held open exclusively by another program".into()));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// By device number, or by what a file is on its file system; also through a loop device.
@@ -73,7 +87,7 @@ fn backing(device: Number) -> Option<Metadata> {
 }
 
 /// What uses a target, in words that follow its name.
-fn usage(target: &Path, metadata: &Metadata) -> Option<String> {
+fn usage(metadata: &Metadata) -> Option<String> {
     let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
     let paths = swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next());
     let is_swap = |path: &str| fs::metadata(unescape(path)).is_ok_and(|swap| is_same(&swap, metadata));
@@ -95,7 +109,6 @@ fn usage(target: &Path, metadata: &Metadata) -> Option<String> {
             return Some(format!("is in use by the device {}", holder.file_name().to_string_lossy()));
         }
     }
-    let _ = target;
     None
 }
 
@@ -137,13 +150,17 @@ fn unescape(path: &str) -> String {
 }
 
 /// A lock on the target itself, which other programs that ask for it see.
-pub(crate) fn lock_target(target: &Path) -> Result<File, Failure> {
-    let failed = |error: std::io::Error| Failure::new(format!("cannot lock {}: {}", target.display(), plain(&error)));
+///
+/// # Errors
+///
+/// Somebody else has it, or it cannot be taken.
+pub fn lock_target(target: &Path) -> Result<File, TargetError> {
+    let failed = |error: std::io::Error| TargetError::refused(format!("cannot lock {}: {}", target.display(), plain(&error)));
     let file = File::open(target).map_err(failed)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => {
-            Err(Failure::new(format!("the target {} is locked by another process", target.display())))
+            Err(TargetError::refused(format!("the target {} is locked by another process", target.display())))
         }
         Err(error) => Err(failed(error.into())),
     }
