@@ -115,6 +115,9 @@ pub enum Error {
     /// A checksum was to be verified and there is none, or it is of an unknown kind.
     #[error("Checksum error: {0}")]
     CannotVerify(String),
+    /// The agent cannot go on: its answer, a JSON object.
+    #[error("the agent cannot go on: {}", String::from_utf8_lossy(.0))]
+    Remote(Vec<u8>),
     /// It was told to stop.
     #[error("Cancelled")]
     Cancelled,
@@ -142,6 +145,7 @@ impl Error {
             | Self::CannotVerify(_) => ExitCode::Checksum,
             Self::PastEnd { .. } => ExitCode::Transmission,
             Self::Parameter(_) => ExitCode::Parameter,
+            Self::Remote(_) => ExitCode::Io,
             Self::Random(_) => ExitCode::Random,
             Self::Resources(_) | Self::Cancelled => ExitCode::Process,
             Self::PartlyApplied { cause, .. } => cause.exit_code(),

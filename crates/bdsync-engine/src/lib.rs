@@ -19,6 +19,7 @@ mod inbound;
 mod options;
 mod scan;
 pub mod serve;
+pub mod tree;
 
 pub use error::{Error, Result};
 pub use events::{Cancellation, Context, Event, Observer};

@@ -298,7 +298,7 @@ impl Blocks<'_> {
         let lanes = self.hasher.lanes() as u64;
         while self.position < self.end {
             self.scanner.check_stopped()?;
-            let hole_end = self.hole_end(size);
+            let hole_end = self.hole_end();
             let empty = (hole_end.min(self.end) - self.position) / step;
             if empty > 0 {
                 self.skip_zeros(empty);
@@ -319,17 +319,9 @@ impl Blocks<'_> {
     }
 
     /// How far from here on nothing is stored; this position if something is.
-    fn hole_end(&self, size: u64) -> u64 {
-        if self.position >= size {
-            return u64::MAX;
-        }
-        let extent = self.scanner.extent_at(self.position);
-        match extent.hole {
-            false => self.position,
-            // What lies beyond the end is read as zeros, too.
-            true if extent.end >= size => u64::MAX,
-            true => extent.end,
-        }
+    fn hole_end(&self) -> u64 {
+        // What lies beyond the end is read as zeros, too.
+        self.scanner.zeros_until(self.position)
     }
 
     /// Where the digests of the next `blocks` blocks go; they count as done.
@@ -403,6 +395,21 @@ impl Blocks<'_> {
 }
 
 impl Scanner {
+    /// Up to where there is nothing but zeros, without looking: `position` itself if
+    /// something is stored there, or it is not known.
+    pub(crate) fn zeros_until(&self, position: u64) -> u64 {
+        let size = self.size();
+        if position >= size {
+            return u64::MAX;
+        }
+        let extent = self.extent_at(position);
+        match extent.hole {
+            false => position,
+            true if extent.end >= size => u64::MAX,
+            true => extent.end,
+        }
+    }
+
     fn extent_at(&self, position: u64) -> Extent {
         match self.trust_holes {
             true => self.extents.extent_at(self.device(), position),

@@ -38,6 +38,14 @@ pub enum ProtocolError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A message of the agent's extension that means nothing, or may not come now.
+    #[error("Protocol error: the peer sent a bad {message:?} message: {reason}")]
+    BadAgentMessage {
+        /// The message's type.
+        message: crate::agent::AgentMessage,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A message that the other end may not send now.
     #[error("Protocol error: the peer sent a {message} message where {expected} was expected")]
     Unexpected {

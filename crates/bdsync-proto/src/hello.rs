@@ -23,6 +23,16 @@ impl Hello {
         Self { word: "SERVER".into() }
     }
 
+    /// The hello of `role` (`CLIENT` or `SERVER`) with capabilities.
+    ///
+    /// # Panics
+    ///
+    /// If they have not the form that the specification gives them.
+    pub fn with_capabilities(role: &str, capabilities: &[&str]) -> Self {
+        assert!(capabilities.iter().all(|text| parse_capability(text).is_some()), "{capabilities:?}");
+        Self { word: format!("{role}+{}", capabilities.join(",")) }
+    }
+
     /// What stands before the version; stock never looks at it.
     pub fn word(&self) -> &str {
         &self.word
