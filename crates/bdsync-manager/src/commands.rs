@@ -14,7 +14,7 @@ use crate::config::{Task, Verify};
 use crate::failure::{Exit, Failure};
 use crate::far::Far;
 use crate::report::{Phase, binary};
-use crate::run::{Control, Job, has_snapshots};
+use crate::run::{Control, Job, Ranges, has_snapshots};
 use crate::state::Outcome;
 use crate::local;
 use bdsync_target::guard;
@@ -37,7 +37,7 @@ pub(crate) fn list(tasks: &[Task], control: &Control) -> Result<Exit> {
 /// Where a target is, in words.
 fn place(task: &Task) -> String {
     match &task.remote {
-        Some(remote) => format!("{} by way of {}", task.target.display(), remote.command.join(" ")),
+        Some(remote) => format!("{} at {}", task.target.display(), remote.label),
         None => task.target.display().to_string(),
     }
 }
@@ -47,7 +47,7 @@ fn describe(task: &Task) -> serde_json::Value {
         "task": task.name,
         "source": task.source.display().to_string(),
         "target": task.target.display().to_string(),
-        "connection_command": task.remote.as_ref().map(|remote| remote.command.join(" ")),
+        "remote": task.remote.as_ref().map(|remote| remote.label.as_str()),
         "disabled": task.disabled,
         "in_place": task.patch_folder.is_none(),
     })
@@ -129,7 +129,7 @@ pub(crate) fn verify(tasks: &[Task], control: &Control) -> Result<Exit> {
         reporter.done();
         match result {
             Ok(ranges) => {
-                different |= !ranges.is_empty();
+                different |= ranges.count > 0;
                 print_ranges(task, &ranges, control)?;
             }
             Err(Failure::Cancelled) => return Ok(Exit::Cancelled),
@@ -147,7 +147,7 @@ pub(crate) fn verify(tasks: &[Task], control: &Control) -> Result<Exit> {
     })
 }
 
-fn verify_task(task: &Task, job: &Job<'_>) -> Result<Vec<(u64, u64)>, Failure> {
+fn verify_task(task: &Task, job: &Job<'_>) -> Result<Ranges, Failure> {
     let source = Arc::new(Device::open(&task.source, Access::Read)?);
     job.reporter.phase(Phase::Verify, source.size());
     Ok(match &task.remote {
@@ -156,18 +156,24 @@ fn verify_task(task: &Task, job: &Job<'_>) -> Result<Vec<(u64, u64)>, Failure> {
     })
 }
 
-fn print_ranges(task: &Task, ranges: &[(u64, u64)], control: &Control) -> io::Result<()> {
+fn print_ranges(task: &Task, ranges: &Ranges, control: &Control) -> io::Result<()> {
     if control.reporter.is_json() {
-        let ranges: Vec<_> = ranges.iter().map(|(start, end)| json!({ "start": start, "end": end })).collect();
-        control.reporter.event("verified", json!({ "task": task.name, "equal": ranges.is_empty(), "ranges": ranges }));
+        let shown: Vec<_> = ranges.shown.iter().map(|(start, end)| json!({ "start": start, "end": end })).collect();
+        let facts = json!({
+            "task": task.name, "equal": ranges.count == 0, "range_count": ranges.count, "ranges": shown,
+        });
+        control.reporter.event("verified", facts);
         return Ok(());
     }
-    if ranges.is_empty() {
+    if ranges.count == 0 {
         return control.reporter.print(&format!("{}: equal\n", task.name));
     }
-    let mut text = format!("{}: DIFFERENT in {} ranges (bytes, end not included)\n", task.name, ranges.len());
-    for (start, end) in ranges {
+    let mut text = format!("{}: DIFFERENT in {} ranges (bytes, end not included)\n", task.name, ranges.count);
+    for (start, end) in &ranges.shown {
         text += &format!("  {start} {end}\n");
+    }
+    if ranges.count > ranges.shown.len() as u64 {
+        text += &format!("  and {} more\n", ranges.count - ranges.shown.len() as u64);
     }
     control.reporter.print(&text)
 }
@@ -179,7 +185,7 @@ pub(crate) fn status(tasks: &[Task], control: &Control) -> Result<Exit> {
         let local_folder = task.patch_folder.as_deref().filter(|_| task.remote.is_none());
         let redo = local_folder.and_then(|folder| Redo::new(folder, &task.target).ok());
         let pending = redo.is_some_and(|redo| redo.is_ready());
-        let running = control.state.lock(task).is_err();
+        let running = control.state.is_locked(task);
         if control.reporter.is_json() {
             let mut facts = describe(task);
             facts["last"] = json!(record);

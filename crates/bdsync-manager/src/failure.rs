@@ -14,6 +14,12 @@ pub(crate) enum Failure {
     /// Trying again does not help.
     #[error("{0}")]
     Permanent(String),
+    /// Another run is at the target.
+    #[error("{0}")]
+    Locked(String),
+    /// There is not as much space as the last patch took.
+    #[error("{0}")]
+    NoSpace(String),
     /// A `before` hook asked to leave the task out for now.
     #[error("Skipped: {0}")]
     Skipped(String),
@@ -51,7 +57,11 @@ impl From<Error> for Failure {
 
 impl From<bdsync_target::TargetError> for Failure {
     fn from(error: bdsync_target::TargetError) -> Self {
-        if error.is_cancelled() { Self::Cancelled } else { Self::Permanent(error.to_string()) }
+        match error {
+            _ if error.is_cancelled() => Self::Cancelled,
+            bdsync_target::TargetError::NoSpace(text) => Self::NoSpace(text),
+            error => Self::Permanent(error.to_string()),
+        }
     }
 }
 

@@ -16,13 +16,13 @@ use crate::config::{Remote, Task, Verify};
 use crate::failure::Failure;
 use crate::remote::{Connection, End, Session, quote, quote_path};
 use crate::report::Phase;
-use crate::run::{Job, add_range};
+use crate::run::{Job, Ranges};
 use crate::state::TaskStats;
 
 /// What the first script prints where its answer begins.
 const MARK: &str = "bdsync-manager survey";
 
-/// How often the far end says that it is still there while it applies, in seconds.
+/// How often the far end says that it is still there, in seconds.
 const HEARTBEAT: u32 = 5;
 
 /// A task's far end.
@@ -66,14 +66,18 @@ impl<'a> Far<'a> {
     pub(crate) fn run(&self, source: &Path) -> Result<TaskStats, Failure> {
         self.job.reporter.phase(Phase::Prepare, 0);
         let source = Arc::new(Device::open(source, Access::Read)?);
-        let mut survey = self.survey().map_err(|failure| failure.during("preparing"))?;
+        let preparing = |failure: Failure| failure.during("preparing");
+        let mut survey = self.survey().map_err(preparing)?;
         self.check(&survey)?;
+        let is_new = self.ensure_target(&survey)?;
+        // Until the run ends: another manager may be at the same target.
+        let _held = self.hold().map_err(preparing)?;
         let mut stats = TaskStats::default();
         if self.task.patch_folder.is_some() && (survey.ready || survey.leftover) {
             stats.finished_earlier_patch = self.finish_earlier(&survey)?;
-            survey = self.survey().map_err(|failure| failure.during("preparing"))?;
+            survey = self.survey().map_err(preparing)?;
         }
-        let is_new = self.ensure_target(&survey)?;
+        self.check_space(&survey, source.size())?;
         if !survey.exists() {
             survey.size = Some(0);
         }
@@ -86,7 +90,7 @@ impl<'a> Far<'a> {
             self.job.reporter.phase(Phase::Verify, source.size());
             let (ranges, found) = self.differences(&source).map_err(|failure| failure.during("verifying"))?;
             stats.verified_bytes = found.compared_bytes;
-            if let Some((start, end)) = ranges.first() {
+            if let Some((start, end)) = ranges.shown.first() {
                 let blocks = found.differing_blocks;
                 return Err(Failure::new(format!(
                     "Verification failed: {blocks} blocks differ after applying, the first at bytes {start} to {end}; does the source change while it is compared? (take a snapshot)"
@@ -105,8 +109,8 @@ impl<'a> Far<'a> {
             return Ok(TaskStats { changed_bytes: source.size(), ..TaskStats::default() });
         }
         self.job.reporter.phase(Phase::Compare, source.size());
-        let (ranges, found) = self.differences(&source)?;
-        let changed_bytes = ranges.iter().map(|(start, end)| end - start).sum();
+        let (_, found) = self.differences(&source)?;
+        let changed_bytes = found.patch.data_bytes;
         Ok(TaskStats { scanned_bytes: found.compared_bytes, changed_bytes, ..TaskStats::default() })
     }
 
@@ -121,7 +125,8 @@ impl<'a> Far<'a> {
             ("b", quote(&self.remote.program.to_string_lossy())),
         ];
         let set: String = words.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
-        let output = self.connection.run_first(&format!("{set}echo '{MARK}'\n{SURVEY}"), MARK)?;
+        let script = format!("{set}echo '{MARK}'\n{}{GUARD}{SURVEY}", heartbeat());
+        let output = self.connection.run_first(&script, MARK)?;
         let mut survey = Survey::default();
         for line in output.lines().skip_while(|line| line.trim_end() != MARK).skip(1) {
             let Some((key, value)) = line.trim_end().split_once('=') else { continue };
@@ -171,14 +176,44 @@ impl<'a> Far<'a> {
                 folder.display()
             )));
         }
-        let expected = self.job.expected_patch_bytes;
-        if let Some(free) = survey.free_bytes.filter(|free| *free < expected.max(4096)) {
-            return Err(Failure::new(format!(
+        Ok(())
+    }
+
+    /// Refuses to begin where a patch as long as the last one would not fit.
+    fn check_space(&self, survey: &Survey, source_bytes: u64) -> Result<(), Failure> {
+        let Some(folder) = &self.task.patch_folder else { return Ok(()) };
+        let expected = self.job.expected_patch_bytes.min(source_bytes);
+        match survey.free_bytes.filter(|free| *free < expected.max(4096)) {
+            Some(free) => Err(Failure::NoSpace(format!(
                 "not enough space in the patch folder {}: {free} bytes are free, and the last patch had {expected}; nothing was changed",
                 folder.display()
-            )));
+            ))),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Locks the target at the far end for as long as what is returned lives.
+    fn hold(&self) -> Result<Session, Failure> {
+        let mut session = self.connection.start(&(self.names() + HOLD))?;
+        let mut line = String::new();
+        if let Some(stdout) = session.stdout.take() {
+            let mut reader = BufReader::new(stdout);
+            // Without a word its end says why.
+            let _ = reader.by_ref().take(100).read_line(&mut line);
+            session.stdout = Some(reader.into_inner());
+        }
+        if line.trim_end() == "held" {
+            return Ok(session);
+        }
+        let end = session.wait()?;
+        match end.code() {
+            Some(75) => Err(Failure::new(format!(
+                "the target {} is locked by another process at {}: it is being synchronised",
+                self.task.target.display(),
+                self.connection.name()
+            ))),
+            _ => Err(end.success().err().unwrap_or_else(|| Failure::Connection("the connection ended early".into()))),
+        }
     }
 
     /// Makes the target if it is missing; says whether it is new, or empty as a new one is.
@@ -188,7 +223,7 @@ impl<'a> Far<'a> {
         }
         tracing::warn!(task = self.task.name, "Creating missing target file: {}", self.task.target.display());
         self.connection
-            .run(&format!("set -C; : > {}", quote_path(&self.task.target)))
+            .run(&format!("umask 077; set -C; : > {}", quote_path(&self.task.target)))
             .map_err(|failure| failure.during("creating the target"))?;
         Ok(true)
     }
@@ -200,13 +235,13 @@ impl<'a> Far<'a> {
         format!("d={}\nk={}\nt={}\n", quote_path(folder), quote_path(&stem), quote_path(&self.task.target))
     }
 
-    /// Deals with what an earlier run left; says whether a patch was finished.
+    /// Deals with what an earlier run left; says whether a patch was finished. One that is
+    /// of no use stays until there is a better one.
     fn finish_earlier(&self, survey: &Survey) -> Result<bool, Failure> {
         let mut finished = false;
-        let mut remove = "rm -f -- \"$k.partial\" \"$k.state.new\"\n".to_string();
         if survey.ready {
             let objection = match &survey.state {
-                None => Some("there is no state file to it".to_string()),
+                None => Some("there is no state file to it that is understood".to_string()),
                 Some(_) if !survey.exists() => Some("its target is gone".to_string()),
                 Some(state) => {
                     let target = survey.size.unwrap_or(state.target_bytes);
@@ -224,14 +259,13 @@ impl<'a> Far<'a> {
                     let why = why.unwrap_or_default();
                     tracing::warn!(
                         task = self.task.name,
-                        "Removing the patch of an earlier run: {why}. All is compared anew"
+                        "The patch of an earlier run cannot be applied: {why}. All is compared anew"
                     );
-                    remove += "rm -f -- \"$k.ready\"\n";
                 }
             }
         }
-        remove += "[ -e \"$k.ready\" ] || rm -f -- \"$k.state\"\n";
-        self.connection.run(&(self.names() + &remove)).map_err(|failure| failure.during("removing leftovers"))?;
+        let remove = "rm -f -- \"$k.partial\" \"$k.state.new\"\n[ -e \"$k.ready\" ] || rm -f -- \"$k.state\"\n";
+        self.connection.run(&(self.names() + remove)).map_err(|failure| failure.during("removing leftovers"))?;
         Ok(finished)
     }
 
@@ -318,14 +352,16 @@ impl<'a> Far<'a> {
         self.job.reporter.phase(Phase::Compare, source.size());
         let mut store = self.connection.start(&(self.names() + "umask 077\nexec cat > \"$k.partial\""))?;
         let Some(input) = store.stdin.take() else { return Err(Failure::new("the far end has no streams")) };
-        let buffer = io::BufWriter::with_capacity(1 << 16, input);
-        let stream = PatchStream::new(buffer, self.task.bandwidth_limit, &self.job.control.cancellation);
+        let stream = PatchStream::new(input, self.task.bandwidth_limit, &self.job.control.cancellation);
+        let stream = io::BufWriter::with_capacity(1 << 16, stream);
         let (result, end) = self.compare(source, policy, stream);
         let compared = match result {
             Ok((stream, compared)) => {
-                let (buffer, bytes, sha256) = stream.finish();
-                let flushed = buffer.into_inner().map(drop).map_err(|error| Error::WritePatch(error.into_error()));
-                flushed.map(|()| (compared, bytes, sha256))
+                let flushed = stream.into_inner().map_err(|error| Error::WritePatch(error.into_error()));
+                flushed.map(|stream| {
+                    let (_, bytes, sha256) = stream.finish();
+                    (compared, bytes, sha256)
+                })
             }
             Err(error) => Err(error),
         };
@@ -356,6 +392,10 @@ impl<'a> Far<'a> {
         let is_resized = policy != SizePolicy::MinSize && survey.size != Some(source.size());
         if compared.patch.record_count == 0 && !is_resized {
             self.remove_partial();
+            if survey.ready {
+                // Source and target are equal: nothing is left for it to do.
+                self.connection.run(&(self.names() + "rm -f -- \"$k.ready\" \"$k.state\""))?;
+            }
             stats.generate_seconds = started.elapsed().as_secs_f64();
             return Ok(());
         }
@@ -370,10 +410,7 @@ impl<'a> Far<'a> {
     }
 
     fn remove_partial(&self) {
-        // If it does not come to that, the next run does it.
-        if !self.job.control.cancellation.is_cancelled() {
-            let _ = self.connection.run(&(self.names() + "rm -f -- \"$k.partial\" \"$k.state.new\""));
-        }
+        self.connection.run_last(&(self.names() + "rm -f -- \"$k.partial\" \"$k.state.new\""));
     }
 
     /// Has the far end check the patch and make it the one that counts.
@@ -385,10 +422,9 @@ impl<'a> Far<'a> {
             );
         }
         let values = format!("n={}\nh={}\ns={}\n", state.patch_bytes, state.sha256, quote(&state.to_line()));
-        let end = {
-            let session = self.connection.start(&(self.names() + &values + COMMIT))?;
-            session.wait()?
-        };
+        let mut session = self.connection.start(&(self.names() + &values + &heartbeat() + SYNC + COMMIT))?;
+        session.drain();
+        let end = session.wait()?;
         match end.code() {
             Some(20) => Err(Failure::Connection("the stored patch has another length than what was sent".into())),
             Some(21) => Err(Failure::Connection("the stored patch is not what was sent (its SHA-256 differs)".into())),
@@ -417,9 +453,10 @@ impl<'a> Far<'a> {
             _ => SizePolicy::Resize,
         };
         let script = format!(
-            "{}patch() {{\n{} < \"$k.ready\"\n}}\np={HEARTBEAT}\n{APPLY}",
+            "{}patch() {{\n{} < \"$k.ready\"\n}}\n{}{SYNC}{GUARD}{APPLY}",
             self.names(),
-            self.patch_command(policy)
+            self.patch_command(policy),
+            heartbeat()
         );
         let applying = |failure: Failure| {
             failure.during("applying the patch (it stays at the target until the next run finishes it)")
@@ -437,25 +474,23 @@ impl<'a> Far<'a> {
     fn in_place(&self, source: &Arc<Device>, policy: SizePolicy, stats: &mut TaskStats) -> Result<(), Failure> {
         let started = Instant::now();
         self.job.reporter.phase(Phase::Compare, source.size());
-        let target = quote_path(&self.task.target);
-        let script = format!("{} || exit\nsync -- {target} 2>/dev/null || sync", self.patch_command(policy));
+        let script = format!("{}{}{SYNC}{} || exit\nmake_durable \"$t\"", self.names(), heartbeat(), self.patch_command(policy));
         let mut patcher = self.connection.start(&script)?;
+        patcher.drain();
         let Some(input) = patcher.stdin.take() else { return Err(Failure::new("the far end has no streams")) };
-        let stream = PatchStream::new(
-            io::BufWriter::with_capacity(1 << 16, input),
-            self.task.bandwidth_limit,
-            &self.job.control.cancellation,
-        );
+        let stream = PatchStream::new(input, self.task.bandwidth_limit, &self.job.control.cancellation);
+        let stream = io::BufWriter::with_capacity(1 << 16, stream);
         let partly = |failure: Failure| {
             failure.during("changing the target in place; it may be PARTLY CHANGED until a run ends well")
         };
         let (result, end) = self.compare(source, policy, stream);
         let compared = match result {
             Ok((stream, compared)) => {
-                let (buffer, bytes, _) = stream.finish();
-                stats.patch_bytes = bytes;
-                let flushed = buffer.into_inner().map(drop);
-                flushed.map(|()| compared).map_err(|error| Error::WritePatch(error.into_error()))
+                let flushed = stream.into_inner().map_err(|error| Error::WritePatch(error.into_error()));
+                flushed.map(|stream| {
+                    stats.patch_bytes = stream.finish().1;
+                    compared
+                })
             }
             Err(error) => Err(error),
         };
@@ -479,21 +514,21 @@ impl<'a> Far<'a> {
     }
 
     /// The ranges that differ, as (start, end) in bytes, and the totals.
-    pub(crate) fn differences(&self, source: &Arc<Device>) -> Result<(Vec<(u64, u64)>, DiffStats), Failure> {
+    pub(crate) fn differences(&self, source: &Arc<Device>) -> Result<(Ranges, DiffStats), Failure> {
         let survey = self.survey()?;
         if !survey.exists() {
             return Err(Failure::new(format!("the target {} does not exist", self.task.target.display())));
         }
         let failed = |error: io::Error| Failure::new(format!("cannot make a pipe: {error}"));
         let (reader, writer) = io::pipe().map_err(failed)?;
-        let mut ranges = Vec::new();
+        let mut ranges = Ranges::default();
         let (result, end) = std::thread::scope(|scope| {
             let ranges = &mut ranges;
             scope.spawn(move || {
                 // A patch that breaks off has its cause elsewhere.
                 if let Ok(mut patch) = PatchReader::new(reader) {
                     while let Ok(Some(record)) = patch.next_record() {
-                        add_range(ranges, record.position, record.position + record.data.len() as u64);
+                        ranges.add(record.position, record.position + record.data.len() as u64);
                     }
                 }
             });
@@ -508,7 +543,7 @@ impl<'a> Far<'a> {
         if let Some(size) = survey.size.filter(|size| *size != source.size())
             && self.task.compare.size_policy != SizePolicy::MinSize
         {
-            add_range(&mut ranges, size.min(source.size()), size.max(source.size()));
+            ranges.add(size.min(source.size()), size.max(source.size()));
         }
         Ok((ranges, stats))
     }
@@ -528,46 +563,77 @@ fn wait_for_word(session: &mut Session, word: &str) -> bool {
     found
 }
 
+/// Signs of life, until the script ends.
+fn heartbeat() -> String {
+    format!(
+        "while kill -0 $$ 2> /dev/null; do echo alive; sleep {HEARTBEAT} > /dev/null 2>&1; done &\nalive=$!\ntrap 'kill $alive 2> /dev/null' EXIT\n"
+    )
+}
+
+/// `make_durable FILE...`. An error of a sync that can do single files counts; only where it
+/// cannot everything is synced.
+const SYNC: &str = r#"
+if sync -- / 2> /dev/null; then
+  make_durable() { sync -- "$@"; }
+else
+  make_durable() { sync; }
+fi
+"#;
+
+/// `usage` says what else uses the target `t`, a line for each.
+const GUARD: &str = r#"
+number() { stat -L -c '%t %T' -- "$1" 2>/dev/null; }
+usage() {
+  if [ -f "$t" ]; then
+    for l in /sys/block/loop*/loop/backing_file; do
+      [ -r "$l" ] || continue
+      read -r f < "$l"
+      [ "$f" -ef "$t" ] && l=${l#/sys/block/} && echo "busy=is attached to /dev/${l%%/*}"
+    done
+  fi
+  if [ -b "$t" ]; then
+    n=$(number "$t")
+    s=/sys/dev/block/$((0x${n% *})):$((0x${n#* }))
+    for x in "$s/dev" "$s"/*/dev; do
+      [ -r "$x" ] || continue
+      read -r v < "$x"
+      for h in "${x%/dev}"/holders/*; do [ -e "$h" ] && echo "busy=is in use by the device ${h##*/}"; done
+      while read -r i p w r where rest; do
+        [ "$w" = "$v" ] && echo "busy=is mounted on $where" && break
+      done < /proc/self/mountinfo
+    done
+    while read -r line; do
+      r=${line#* - }; r=${r#* }; r=${r%% *}
+      [ -b "$r" ] && [ "$(number "$r")" = "$n" ] && echo "busy=is mounted" && break
+    done < /proc/self/mountinfo
+    while read -r r x; do
+      [ -b "$r" ] && [ "$(number "$r")" = "$n" ] && echo "busy=is in use as swap"
+    done < /proc/swaps
+    # Where dd knows how; elsewhere it complains about something else.
+    case $(LC_ALL=C dd if=/dev/null of="$t" oflag=excl conv=notrunc,nocreat count=0 2>&1) in
+      *busy*) echo "busy=is held open exclusively by another program";;
+    esac
+  fi
+  if [ -f "$t" ] && [ -r /proc/swaps ]; then
+    while read -r r x; do [ -f "$r" ] && [ "$r" -ef "$t" ] && echo "busy=is in use as swap"; done < /proc/swaps
+  fi
+}
+"#;
+
 /// Asks about target, patch folder and program. `t`, `d`, `k` and `b` are set before.
 const SURVEY: &str = r#"
-number() { stat -L -c '%t %T' -- "$1" 2>/dev/null; }
 if [ -b "$t" ]; then echo kind=block
 elif [ -f "$t" ]; then echo kind=file
 elif [ -e "$t" ]; then echo kind=other
 else echo kind=missing
 fi
-if [ -f "$t" ]; then
-  echo "size=$(stat -L -c %s -- "$t" 2>/dev/null || wc -c < "$t")"
-  for l in /sys/block/loop*/loop/backing_file; do
-    [ -r "$l" ] || continue
-    read -r f < "$l"
-    [ "$f" -ef "$t" ] && l=${l#/sys/block/} && echo "busy=is attached to /dev/${l%%/*}"
-  done
-fi
+[ -f "$t" ] && echo "size=$(stat -L -c %s -- "$t" 2>/dev/null || wc -c < "$t")"
 if [ -b "$t" ]; then
   n=$(number "$t")
-  M=$((0x${n% *})) m=$((0x${n#* }))
-  s=/sys/dev/block/$M:$m
+  s=/sys/dev/block/$((0x${n% *})):$((0x${n#* }))
   [ -r "$s/size" ] && read -r x < "$s/size" && echo "size=$((x * 512))"
-  for x in "$s/dev" "$s"/*/dev; do
-    [ -r "$x" ] || continue
-    read -r v < "$x"
-    for h in "${x%/dev}"/holders/*; do [ -e "$h" ] && echo "busy=is in use by the device ${h##*/}"; done
-    while read -r i p w r where rest; do
-      [ "$w" = "$v" ] && echo "busy=is mounted on $where" && break
-    done < /proc/self/mountinfo
-  done
-  while read -r line; do
-    r=${line#* - }; r=${r#* }; r=${r%% *}
-    [ -b "$r" ] && [ "$(number "$r")" = "$n" ] && echo "busy=is mounted" && break
-  done < /proc/self/mountinfo
-  while read -r r x; do
-    [ -b "$r" ] && [ "$(number "$r")" = "$n" ] && echo "busy=is in use as swap"
-  done < /proc/swaps
 fi
-if [ -f "$t" ] && [ -r /proc/swaps ]; then
-  while read -r r x; do [ -f "$r" ] && [ "$r" -ef "$t" ] && echo "busy=is in use as swap"; done < /proc/swaps
-fi
+usage
 if [ -n "$d" ]; then
   [ -d "$d" ] && [ -w "$d" ] && echo folder=yes
   echo "free_kib=$(df -Pk -- "$d" 2>/dev/null | sed -n '$s/.* \([0-9][0-9]*\)  *[0-9][0-9]*% .*/\1/p')"
@@ -584,6 +650,16 @@ command -v "$b" >/dev/null 2>&1 && echo program=yes
 echo end=
 "#;
 
+/// Holds a lock on the target until its standard input ends.
+const HOLD: &str = r#"
+exec 8< "$t" || exit 1
+if command -v flock > /dev/null 2>&1; then
+  flock -n 8 || exit 75
+fi
+echo held
+exec cat > /dev/null
+"#;
+
 /// Checks a stored patch and renames it. `n`, `h` and `s` are its length, digest and state.
 const COMMIT: &str = r#"
 set -e
@@ -594,28 +670,31 @@ if command -v sha256sum >/dev/null 2>&1; then
   x=$(sha256sum < "$k.partial")
   [ "${x%% *}" = "$h" ] || exit 21
 fi
+rm -f -- "$k.state.new"
 printf '%s\n' "$s" > "$k.state.new"
-sync -- "$k.partial" "$k.state.new" 2>/dev/null || sync
+make_durable "$k.partial" "$k.state.new"
 mv -f -- "$k.state.new" "$k.state"
 mv -f -- "$k.partial" "$k.ready"
-sync -- "$d" 2>/dev/null || sync
+make_durable "$d"
 "#;
 
 /// Applies a ready patch, with signs of life meanwhile, and removes it.
 const APPLY: &str = r#"
-while :; do echo busy; sleep "$p" > /dev/null 2>&1; done &
-b=$!
-trap 'kill $b 2>/dev/null' EXIT
+gone() { echo applied; exit 0; }
+# A process left over from a broken connection may have done it meanwhile.
+[ -e "$k.ready" ] || gone
 exec 9< "$k.ready" || exit
 if command -v flock > /dev/null 2>&1; then
   flock 9 || exit
 fi
-# A process left over from a broken connection has done it meanwhile.
-[ -e "$k.ready" ] || { echo applied; exit 0; }
+[ -e "$k.ready" ] || gone
+x=$(usage | head -n 1)
+[ -z "$x" ] || { echo "the target $t ${x#busy=}; it was not changed" >&2; exit 1; }
 patch >&2 || exit
-sync -- "$t" 2>/dev/null || sync || exit
+make_durable "$t" || { echo "the target could not be made durable" >&2; exit 1; }
+[ "$k.ready" -ef /proc/self/fd/9 ] || [ ! -e /proc/self/fd/9 ] || { echo "another patch took its place" >&2; exit 1; }
 rm -f -- "$k.ready" || exit
 rm -f -- "$k.state"
-sync -- "$d" 2>/dev/null || sync
+make_durable "$d"
 echo applied
 "#;

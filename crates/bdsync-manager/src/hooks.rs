@@ -1,9 +1,13 @@
 //! Commands around a task, with the task's facts in their environment.
 
+use std::io;
 use std::process::Stdio;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 use crate::config::Task;
 use crate::failure::Failure;
@@ -12,6 +16,15 @@ use crate::state::TaskStats;
 
 /// What a `before` hook exits with to leave the task out for now, without an error.
 const SOFT: i32 = 75;
+
+/// How long an error hook may take once everything is to end.
+const LAST_WORDS: Duration = Duration::from_millis(1500);
+
+/// How long the streams of a hook that has ended are waited for.
+const GRACE: Duration = Duration::from_millis(200);
+
+/// How much of what a hook says is kept, in bytes.
+const KEPT: usize = 4000;
 
 /// Which of the hooks.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,7 +51,8 @@ pub(crate) fn run(task: &Task, moment: Moment<'_>, control: &Control) -> Result<
     let _entered = runtime.enter();
     let mut command = tokio::process::Command::new("sh");
     command.args(["-c", text]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let remote = task.remote.as_ref().map_or(String::new(), |remote| remote.command.join(" "));
+    let remote = task.remote.as_ref().map_or(String::new(), |remote| remote.label.clone());
+    command.process_group(0);
     command
         .env("BDSYNC_TASK", &task.name)
         .env("BDSYNC_SOURCE", &task.source)
@@ -53,36 +67,69 @@ pub(crate) fn run(task: &Task, moment: Moment<'_>, control: &Control) -> Result<
             .env("BDSYNC_PATCH_BYTES", stats.patch_bytes.to_string()),
         Moment::Error(error) => command.env("BDSYNC_RESULT", "failed").env("BDSYNC_ERROR", error),
     };
-    // An error hook reports a cancelled task, too: it is not cancelled itself.
+    // An error hook reports a cancelled task, too: it has a moment for that.
     let is_error = matches!(moment, Moment::Error(_));
     let output = runtime.block_on(async {
-        let child = command.spawn()?.wait_with_output();
-        tokio::pin!(child);
-        loop {
+        let mut child = command.spawn()?;
+        let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
+        let group = child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32));
+        let mut cancelled: Option<Instant> = None;
+        let status = loop {
             tokio::select! {
-                output = &mut child => return output.map(Some),
-                () = tokio::time::sleep(Duration::from_millis(100)) => {
-                    if control.cancellation.is_cancelled() && !is_error {
+                status = child.wait() => break status?,
+                () = tokio::time::sleep(Duration::from_millis(50)) => {
+                    if !control.cancellation.is_cancelled() {
+                        continue;
+                    }
+                    let since = *cancelled.get_or_insert_with(Instant::now);
+                    if !is_error || since.elapsed() > LAST_WORDS {
+                        if let Some(group) = group {
+                            // It may have ended just now.
+                            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+                        }
                         return Ok(None);
                     }
                 }
             }
-        }
+        };
+        // What it started in the background may keep its streams; that is not waited for.
+        let gather = async |reader: JoinHandle<()>, text: Arc<Mutex<Vec<u8>>>| {
+            let _ = tokio::time::timeout(GRACE, reader).await;
+            text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        };
+        drop(gather(stdout.0, stdout.1).await);
+        Ok::<_, io::Error>(Some((status, gather(stderr.0, stderr.1).await)))
     });
-    let output = match output {
+    let (status, stderr) = match output {
         Ok(Some(output)) => output,
         Ok(None) => return Err(Failure::Cancelled),
         Err(error) => return Err(Failure::new(format!("{name} cannot be run: {error}"))),
     };
-    let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+    let said = String::from_utf8_lossy(&stderr).trim().replace('\n', "; ");
     if !said.is_empty() {
         tracing::info!(task = task.name, "{name}: {said}");
     }
-    match output.status.code() {
+    match status.code() {
         Some(0) => Ok(()),
         Some(SOFT) if moment == Moment::Before => {
             Err(Failure::Skipped(format!("{name} ended with exit status {SOFT}: {said}")))
         }
-        _ => Err(Failure::new(format!("{name} failed ({}): {said}", output.status))),
+        _ => Err(Failure::new(format!("{name} failed ({status}): {said}"))),
     }
+}
+
+/// Reads a stream in the background, and keeps its beginning.
+fn collect(stream: Option<impl AsyncRead + Unpin + Send + 'static>) -> (JoinHandle<()>, Arc<Mutex<Vec<u8>>>) {
+    let kept = Arc::<Mutex<Vec<u8>>>::default();
+    let text = Arc::clone(&kept);
+    let reader = tokio::spawn(async move {
+        let Some(mut stream) = stream else { return };
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+            let mut text = text.lock().unwrap_or_else(PoisonError::into_inner);
+            let room = KEPT.saturating_sub(text.len()).min(count);
+            text.extend_from_slice(&buffer[..room]);
+        }
+    });
+    (reader, kept)
 }

@@ -1,6 +1,7 @@
 //! A target on this machine: compared directly, patched in two phases or in place.
 
 use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt;
 use std::io::{self, BufWriter, Write};
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -11,14 +12,14 @@ use bdsync_device::{Access, Device, DeviceKind, plain};
 use bdsync_engine::compare::{CompareOptions, CompareStats, compare};
 use bdsync_engine::{Error, SizePolicy};
 use bdsync_proto::patch::{PatchHeader, PatchWriter};
-use bdsync_target::guard;
+use bdsync_target::guard::{self, TargetLock};
 use bdsync_target::redo::{Redo, RedoState};
 use bdsync_target::stream::PatchStream;
 
 use crate::config::{Task, Verify};
 use crate::failure::Failure;
 use crate::report::Phase;
-use crate::run::{Job, add_range, redo_state};
+use crate::run::{Job, Ranges, redo_state};
 use crate::state::TaskStats;
 
 /// How many parts of a mebibyte a sample has.
@@ -31,23 +32,26 @@ pub(crate) fn run(task: &Task, source: &Path, job: &Job<'_>) -> Result<TaskStats
     let redo = task.patch_folder.as_deref().map(|folder| Redo::new(folder, &task.target)).transpose()?;
     let created = ensure_target(task)?;
     guard::check(source.path(), &task.target)?;
-    let _lock = guard::lock_target(&task.target)?;
+    let lock = guard::lock_target(&task.target)?;
     let mut stats = TaskStats::default();
     if let Some(redo) = &redo {
-        stats.finished_earlier_patch = finish_earlier(redo, task, job)?;
+        stats.finished_earlier_patch = finish_earlier(redo, task, &lock, job)?;
     }
     let target = Device::open(&task.target, Access::Read)?;
     let is_new = created || (task.create_target && target.kind() == DeviceKind::File && target.size() == 0);
     let size = final_size(task, &source, &target, is_new)?;
     match &redo {
-        Some(redo) => two_phases(task, &source, target, size, redo, job, &mut stats)?,
-        None => in_place(task, &source, size, job, &mut stats)?,
+        Some(redo) => {
+            let far = Target { device: target, lock: &lock, is_new };
+            two_phases(task, &source, far, size, redo, job, &mut stats)?;
+        }
+        None => in_place(task, &source, size, &lock, job, &mut stats)?,
     }
     if task.verify != Verify::Off {
         job.reporter.phase(Phase::Verify, size);
         let (ranges, found) = differences(task, &source, task.verify == Verify::Sample, job)?;
         stats.verified_bytes = found.compared_bytes;
-        if let Some((start, end)) = ranges.first() {
+        if let Some((start, end)) = ranges.shown.first() {
             let blocks = found.differing_blocks;
             return Err(Failure::new(format!(
                 "Verification failed: {blocks} blocks differ after applying, the first at bytes {start} to {end}; does the source change while it is compared? (take a snapshot)"
@@ -78,22 +82,22 @@ pub(crate) fn differences(
     source: &Arc<Device>,
     sample: bool,
     job: &Job<'_>,
-) -> Result<(Vec<(u64, u64)>, CompareStats), Failure> {
+) -> Result<(Ranges, CompareStats), Failure> {
     let target = Arc::new(Device::open(&task.target, Access::Read)?);
     let mut options = options(task, source.size());
     options.sample = sample.then_some(SAMPLE);
     if task.compare.size_policy == SizePolicy::MinSize {
         options.length = source.size().min(target.size());
     }
-    let mut ranges = Vec::new();
+    let mut ranges = Ranges::default();
     let difference = |position: u64, bytes: &[u8]| {
-        add_range(&mut ranges, position, position + bytes.len() as u64);
+        ranges.add(position, position + bytes.len() as u64);
         Ok(())
     };
     let mut stats = compare(source, &target, &options, difference, job.context())?;
     // What the target has behind the source's end was not compared.
     if target.size() > source.size() && task.compare.size_policy != SizePolicy::MinSize {
-        add_range(&mut ranges, source.size(), target.size());
+        ranges.add(source.size(), target.size());
         stats.differing_blocks += (target.size() - source.size()).div_ceil(options.block_size);
     }
     Ok((ranges, stats))
@@ -110,7 +114,7 @@ fn ensure_target(task: &Task) -> Result<bool, Failure> {
         Ok(_) => Ok(false),
         Err(error) if error.kind() == io::ErrorKind::NotFound && task.create_target => {
             tracing::warn!(task = task.name, "Creating missing target file: {}", target.display());
-            File::options().write(true).create_new(true).open(target).map(|_| true).map_err(|error| {
+            File::options().write(true).create_new(true).mode(0o600).open(target).map(|_| true).map_err(|error| {
                 Failure::new(format!("cannot create the target {}: {}", target.display(), plain(&error)))
             })
         }
@@ -152,8 +156,16 @@ fn options(task: &Task, length: u64) -> CompareOptions {
     }
 }
 
-fn in_place(task: &Task, source: &Arc<Device>, size: u64, job: &Job<'_>, stats: &mut TaskStats) -> Result<(), Failure> {
+fn in_place(
+    task: &Task,
+    source: &Arc<Device>,
+    size: u64,
+    lock: &TargetLock,
+    job: &Job<'_>,
+    stats: &mut TaskStats,
+) -> Result<(), Failure> {
     let started = Instant::now();
+    lock.check(&task.target)?;
     let mut target = Device::open(&task.target, Access::ReadWrite)?;
     let resize = task.compare.size_policy != SizePolicy::MinSize || target.size() == 0;
     if target.size() != size && resize {
@@ -186,10 +198,17 @@ fn in_place(task: &Task, source: &Arc<Device>, size: u64, job: &Job<'_>, stats: 
     Ok(())
 }
 
+/// A target that is there.
+struct Target<'a> {
+    device: Device,
+    lock: &'a TargetLock,
+    is_new: bool,
+}
+
 fn two_phases(
     task: &Task,
     source: &Arc<Device>,
-    target: Device,
+    target: Target<'_>,
     size: u64,
     redo: &Redo,
     job: &Job<'_>,
@@ -198,13 +217,18 @@ fn two_phases(
     let started = Instant::now();
     redo.check_space(job.expected_patch_bytes.min(size))?;
     job.reporter.phase(Phase::Compare, size);
-    let target_bytes = target.size();
-    let (found, patch) = write(redo, task, source, &Arc::new(target), size, job).inspect_err(|_| redo.discard())?;
+    let Target { device, lock, is_new } = target;
+    let target_bytes = device.size();
+    let (found, patch) = write(redo, task, source, &Arc::new(device), size, job).inspect_err(|_| redo.discard())?;
     stats.scanned_bytes = found.compared_bytes;
     stats.changed_bytes = found.differing_bytes;
     stats.patch_bytes = patch.0;
-    let resize = target_bytes != size && task.compare.size_policy != SizePolicy::MinSize;
+    let resize = target_bytes != size && (is_new || task.compare.size_policy != SizePolicy::MinSize);
     if found.differing_bytes == 0 && !resize {
+        if redo.is_ready() {
+            // Source and target are equal: nothing is left for it to do.
+            redo.drop_ready()?;
+        }
         redo.discard();
         stats.generate_seconds = started.elapsed().as_secs_f64();
         return Ok(());
@@ -214,29 +238,29 @@ fn two_phases(
     redo.commit(&state, job.context()).inspect_err(|_| redo.discard())?;
     stats.generate_seconds = started.elapsed().as_secs_f64();
     let started = Instant::now();
-    apply(redo, task, &state, job)?;
+    apply(redo, task, &state, lock, job)?;
     stats.apply_seconds = started.elapsed().as_secs_f64();
     Ok(())
 }
 
-/// Deals with what an earlier run left; says whether a patch was finished.
-fn finish_earlier(redo: &Redo, task: &Task, job: &Job<'_>) -> Result<bool, Failure> {
+/// Deals with what an earlier run left; says whether a patch was finished. One that is of
+/// no use stays until there is a better one.
+fn finish_earlier(redo: &Redo, task: &Task, lock: &TargetLock, job: &Job<'_>) -> Result<bool, Failure> {
     let mut finished = false;
     if redo.is_ready() {
-        match (redo.objection(&task.target, job.context())?, redo.ready_state()) {
+        match (redo.objection(&task.target, job.context())?, redo.ready_state()?) {
             (None, Some(state)) => {
                 tracing::warn!(task = task.name, "Finishing the patch that a run of {} left", state.created);
                 job.reporter.phase(Phase::Finish, state.patch_bytes);
-                apply(redo, task, &state, job)?;
+                apply(redo, task, &state, lock, job)?;
                 finished = true;
             }
             (why, _) => {
                 let why = why.unwrap_or_default();
                 tracing::warn!(
                     task = task.name,
-                    "Removing the patch of an earlier run: {why}. All is compared anew"
+                    "The patch of an earlier run cannot be applied: {why}. All is compared anew"
                 );
-                redo.drop_ready()?;
             }
         }
     }
@@ -283,8 +307,9 @@ fn write(
 }
 
 /// Applies the ready patch and removes it.
-fn apply(redo: &Redo, task: &Task, state: &RedoState, job: &Job<'_>) -> Result<(), Failure> {
+fn apply(redo: &Redo, task: &Task, state: &RedoState, lock: &TargetLock, job: &Job<'_>) -> Result<(), Failure> {
     job.reporter.phase(Phase::Apply, state.patch_bytes);
+    lock.check(&task.target)?;
     redo.apply(&task.target, state, task.compare.size_policy, job.context())?;
     Ok(())
 }

@@ -6,11 +6,13 @@ mod config;
 mod failure;
 mod far;
 mod hooks;
+mod known_hosts;
 mod local;
 mod logging;
 mod remote;
 mod report;
 mod run;
+mod ssh;
 mod state;
 
 use std::path::Path;
@@ -161,24 +163,30 @@ fn choose(all: &[Task], names: &[String], is_plain_run: bool) -> Option<Vec<Task
 
 /// Ctrl-C and SIGTERM end everything cleanly; a second one at once, which is safe, too.
 fn listen_for_signals(control: &Control) -> Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let cancellation = control.cancellation.clone();
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-                _ = hangup.recv() => {}
-            }
-            if cancellation.is_cancelled() {
-                std::process::exit(Exit::Cancelled as i32);
-            }
-            cancellation.cancel();
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        // Who has this ignored (nohup) means it.
+        if is_ignored(kind) {
+            continue;
         }
-    });
+        let (mut stream, cancellation) = (signal(kind)?, control.cancellation.clone());
+        tokio::spawn(async move {
+            while stream.recv().await.is_some() {
+                if cancellation.is_cancelled() {
+                    std::process::exit(Exit::Cancelled as i32);
+                }
+                cancellation.cancel();
+            }
+        });
+    }
     Ok(())
+}
+
+/// Whether a signal was ignored by whoever started this program.
+fn is_ignored(kind: SignalKind) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (kind.as_raw_value() - 1) & 1 == 1
 }
 
 fn bench(options: &cli::BenchArgs, reporter: &Reporter) -> Result<()> {

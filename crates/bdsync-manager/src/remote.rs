@@ -1,15 +1,14 @@
-//! Reaching the machine with the target: shell scripts run through a connection command.
+//! Reaching the machine with the target: shell scripts run through a transport.
 //!
 //! A script is one argument for a POSIX shell at the far end. Whatever is sent is
 //! quoted for it, so that no path can be taken for a command.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
-
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,11 +19,19 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use crate::config::Remote;
+use crate::config::{Remote, Way};
 use crate::failure::Failure;
+use crate::ssh::SshTransport;
 
 /// How often a running command is looked after.
 const TICK: Duration = Duration::from_millis(100);
+
+/// How long the streams of a command that has ended are waited for, if some other
+/// process still has them.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// How long the last clean-up of a cancelled task may take.
+const LAST: Duration = Duration::from_millis(1200);
 
 /// How much of what a command says on standard error is kept for messages, in bytes.
 const KEPT: usize = 2000;
@@ -32,7 +39,7 @@ const KEPT: usize = 2000;
 /// The longest line of it that is kept together, in bytes.
 const LINE: u64 = 4096;
 
-/// How the connection command wants what it shall run.
+/// How the connection wants what it shall run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Style {
     /// One argument, which a shell reads: ssh, `sh -c`.
@@ -41,41 +48,84 @@ pub(crate) enum Style {
     Words,
 }
 
-/// A machine that commands can be run on.
-pub(crate) struct Connection {
-    remote: Remote,
-    task: String,
-    style: OnceLock<Style>,
-    cancellation: Cancellation,
-    runtime: Handle,
+/// A way to run commands on another machine.
+pub(crate) trait Transport: Send + Sync {
+    /// Starts a script.
+    fn start(&self, script: &str, style: Style) -> Result<Started, Failure>;
 }
 
-impl Connection {
-    pub(crate) fn new(remote: &Remote, task: &str, cancellation: &Cancellation) -> Self {
-        Self {
-            remote: remote.clone(),
-            task: task.into(),
-            style: OnceLock::new(),
-            cancellation: cancellation.clone(),
-            runtime: Handle::current(),
+/// A command that was started: its streams, and how it is waited for.
+pub(crate) struct Started {
+    pub(crate) stdin: OwnedFd,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+    pub(crate) process: Process,
+}
+
+/// What runs for us.
+pub(crate) enum Process {
+    /// A program of this machine.
+    Child {
+        child: tokio::process::Child,
+        /// Whether it has a process group of its own, which ends as a whole.
+        own_group: bool,
+    },
+    /// A channel of an SSH connection.
+    Channel { ended: tokio::sync::oneshot::Receiver<Status>, give_up: Arc<dyn Fn() + Send + Sync> },
+}
+
+impl Process {
+    async fn wait(&mut self) -> io::Result<Status> {
+        match self {
+            Self::Child { child, .. } => {
+                let status = child.wait().await?;
+                Ok(Status { code: status.code(), signal: status.signal().map(|number| number.to_string()), lost: None })
+            }
+            Self::Channel { ended, .. } => Ok(ended.await.unwrap_or_else(|_| Status {
+                code: None,
+                signal: None,
+                lost: Some("the connection ended".into()),
+            })),
         }
     }
 
-    /// What it is called in messages.
-    pub(crate) fn name(&self) -> String {
-        self.remote.command.join(" ")
+    fn kill(&mut self) -> io::Result<()> {
+        match self {
+            Self::Child { child, own_group } => {
+                let group = child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32));
+                match group.filter(|_| *own_group) {
+                    Some(group) => Ok(rustix::process::kill_process_group(group, rustix::process::Signal::KILL)?),
+                    None => child.start_kill(),
+                }
+            }
+            Self::Channel { give_up, .. } => {
+                give_up();
+                Ok(())
+            }
+        }
     }
+}
 
-    /// Starts a script.
-    pub(crate) fn start(&self, script: &str) -> Result<Session, Failure> {
-        self.start_as(self.style.get().copied().unwrap_or(Style::Shell), script)
-    }
+/// How something ended.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Status {
+    pub(crate) code: Option<i32>,
+    pub(crate) signal: Option<String>,
+    /// Why the connection is gone, if it is.
+    pub(crate) lost: Option<String>,
+}
 
-    fn start_as(&self, style: Style, script: &str) -> Result<Session, Failure> {
-        let Some((program, words)) = self.remote.command.split_first() else {
+/// The connection command of the configuration.
+struct CommandTransport {
+    words: Vec<String>,
+    runtime: Handle,
+}
+
+impl Transport for CommandTransport {
+    fn start(&self, script: &str, style: Style) -> Result<Started, Failure> {
+        let Some((program, words)) = self.words.split_first() else {
             return Err(Failure::new("the connection command is empty"));
         };
-        tracing::debug!(task = self.task, "Remote command ({}): {script}", self.name());
         let _runtime = self.runtime.enter();
         let mut command = tokio::process::Command::new(program);
         command.args(words);
@@ -95,19 +145,85 @@ impl Connection {
         let (Some(stdin), Some(stdout), Some(stderr)) = streams else {
             return Err(Failure::new("the connection command has no streams"));
         };
-        let failed = |error: io::Error| Failure::new(format!("cannot use a pipe: {error}"));
-        let alive = Alive::new();
-        let input = Active::new(stdin.into_owned_fd().map_err(failed)?, &alive).map_err(failed)?;
-        let output = Active::new(stdout.into_owned_fd().map_err(failed)?, &alive).map_err(failed)?;
-        let errors = File::from(stderr.into_owned_fd().map_err(failed)?);
+        Ok(Started {
+            stdin: stdin.into_owned_fd().map_err(no_pipe)?,
+            stdout: stdout.into_owned_fd().map_err(no_pipe)?,
+            stderr: stderr.into_owned_fd().map_err(no_pipe)?,
+            process: Process::Child { child, own_group },
+        })
+    }
+}
+
+pub(crate) fn no_pipe(error: io::Error) -> Failure {
+    Failure::new(format!("cannot use a pipe: {error}"))
+}
+
+/// A machine that commands can be run on.
+pub(crate) struct Connection {
+    remote: Remote,
+    task: String,
+    transport: Box<dyn Transport>,
+    style: OnceLock<Style>,
+    cancellation: Cancellation,
+    runtime: Handle,
+    signs: Signs,
+}
+
+impl Connection {
+    pub(crate) fn new(remote: &Remote, task: &str, cancellation: &Cancellation) -> Self {
+        let runtime = Handle::current();
+        let transport: Box<dyn Transport> = match &remote.way {
+            Way::Command(words) => Box::new(CommandTransport { words: words.clone(), runtime: runtime.clone() }),
+            Way::Ssh(ssh) => Box::new(SshTransport::new(ssh, remote.timeout, cancellation)),
+        };
+        Self {
+            remote: remote.clone(),
+            task: task.into(),
+            transport,
+            style: OnceLock::new(),
+            cancellation: cancellation.clone(),
+            runtime,
+            signs: Signs::new(),
+        }
+    }
+
+    /// What it is called in messages.
+    pub(crate) fn name(&self) -> &str {
+        &self.remote.label
+    }
+
+    /// Starts a script.
+    pub(crate) fn start(&self, script: &str) -> Result<Session, Failure> {
+        self.start_as(self.style(), script, self.remote.timeout, &self.cancellation)
+    }
+
+    fn style(&self) -> Style {
+        self.style.get().copied().unwrap_or(Style::Shell)
+    }
+
+    fn start_as(
+        &self,
+        style: Style,
+        script: &str,
+        timeout: Duration,
+        cancellation: &Cancellation,
+    ) -> Result<Session, Failure> {
+        tracing::debug!(task = self.task, "Remote command ({}): {script}", self.name());
+        self.signs.touch();
+        let started = self.transport.start(script, style)?;
+        let alive = Alive { signs: self.signs.clone(), given_up: Arc::default() };
+        self.signs.touch();
+        let input = Active::new(started.stdin, &alive).map_err(no_pipe)?;
+        let output = Active::new(started.stdout, &alive).map_err(no_pipe)?;
+        let errors = File::from(started.stderr);
         let said = Arc::new(Mutex::new(String::new()));
         let (task, kept) = (self.task.clone(), Arc::clone(&said));
         let listener = std::thread::Builder::new()
             .name("remote-errors".into())
             .spawn(move || listen(errors, &task, &kept))
-            .map_err(failed)?;
-        let care = Care { alive, timeout: self.remote.timeout, cancellation: self.cancellation.clone(), own_group };
-        let ended = self.runtime.spawn(look_after(child, care));
+            .map_err(no_pipe)?;
+        let care = Care { alive, timeout, cancellation: cancellation.clone() };
+        let ended = self.runtime.spawn(look_after(started.process, care));
         Ok(Session {
             stdin: Some(input),
             stdout: Some(output),
@@ -115,27 +231,34 @@ impl Connection {
             said,
             listener,
             runtime: self.runtime.clone(),
-            name: self.name(),
+            name: self.name().into(),
         })
     }
 
     /// Runs a short script to its end; gives what it printed.
     pub(crate) fn run(&self, script: &str) -> Result<String, Failure> {
-        let (output, end) = self.run_as(self.style.get().copied().unwrap_or(Style::Shell), script)?;
+        let (output, end) = finish(self.start(script)?)?;
         end.success()?;
         Ok(output)
     }
 
-    fn run_as(&self, style: Style, script: &str) -> Result<(String, End), Failure> {
-        let mut session = self.start_as(style, script)?;
-        drop(session.stdin.take());
-        let mut output = Vec::new();
-        if let Some(mut stdout) = session.stdout.take() {
-            // How it ended says more than how reading from it did.
-            let _ = stdout.read_to_end(&mut output);
+    /// Cleans up at the end, even of a cancelled task: then it has a second for it.
+    pub(crate) fn run_last(&self, script: &str) {
+        let result = match self.cancellation.is_cancelled() {
+            false => self.run(script).map(drop),
+            true => self
+                .start_as(self.style(), script, LAST, &Cancellation::new())
+                .and_then(finish)
+                .and_then(|(_, end)| end.success()),
+        };
+        if let Err(failure) = result {
+            // The next run does it.
+            tracing::debug!(task = self.task, "Not cleaned up: {failure}");
         }
-        let end = session.wait()?;
-        Ok((String::from_utf8_lossy(&output).into_owned(), end))
+    }
+
+    fn run_as(&self, style: Style, script: &str) -> Result<(String, End), Failure> {
+        finish(self.start_as(style, script, self.remote.timeout, &self.cancellation)?)
     }
 
     /// Runs the first script, whose output has a line that is `mark`, and finds out in what
@@ -145,37 +268,51 @@ impl Connection {
             return self.run(script);
         }
         let (output, end) = self.run_as(Style::Shell, script)?;
+        end.is_connected()?;
         if output.lines().any(|line| line.trim_end() == mark) {
             let _ = self.style.set(Style::Shell);
+            end.success()?;
             return Ok(output);
         }
-        end.is_connected()?;
         let (words_output, words_end) = self.run_as(Style::Words, script)?;
+        words_end.is_connected()?;
         if words_output.lines().any(|line| line.trim_end() == mark) {
             let _ = self.style.set(Style::Words);
+            words_end.success()?;
             return Ok(words_output);
         }
-        words_end.is_connected()?;
         end.success()?;
         Err(Failure::new(format!("{} does not run commands: it answered {:?}", self.name(), first_line(&output))))
     }
+}
+
+/// Reads what a session prints, to its end.
+fn finish(mut session: Session) -> Result<(String, End), Failure> {
+    drop(session.stdin.take());
+    let mut output = Vec::new();
+    if let Some(mut stdout) = session.stdout.take() {
+        // How it ended says more than how reading from it did.
+        let _ = stdout.read_to_end(&mut output);
+    }
+    let end = session.wait()?;
+    Ok((String::from_utf8_lossy(&output).into_owned(), end))
 }
 
 fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().chars().take(100).collect()
 }
 
-/// When something was last heard or said.
+/// When something was last heard or said, on any of a connection's sessions: one of them
+/// may have nothing to say for a long time while another is at work.
 #[derive(Clone)]
-struct Alive {
+struct Signs {
     start: Instant,
     last: Arc<AtomicU64>,
-    given_up: Arc<AtomicBool>,
 }
 
-impl Alive {
+impl Signs {
     fn new() -> Self {
-        Self { start: Instant::now(), last: Arc::default(), given_up: Arc::default() }
+        Self { start: Instant::now(), last: Arc::default() }
     }
 
     fn touch(&self) {
@@ -185,6 +322,13 @@ impl Alive {
     fn silence(&self) -> Duration {
         self.start.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
     }
+}
+
+#[derive(Clone)]
+struct Alive {
+    signs: Signs,
+    /// Nothing is waited for any more.
+    given_up: Arc<AtomicBool>,
 }
 
 /// A stream that counts as a sign of life when it moves, and that fails once the
@@ -225,7 +369,7 @@ impl Active {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(events)?,
                 Err(error) => return Err(error),
                 Ok(count) => {
-                    self.alive.touch();
+                    self.alive.signs.touch();
                     return Ok(count);
                 }
             }
@@ -262,32 +406,33 @@ struct Care {
     alive: Alive,
     timeout: Duration,
     cancellation: Cancellation,
-    /// Whether it has a process group of its own, which ends as a whole.
-    own_group: bool,
 }
 
-async fn look_after(mut child: tokio::process::Child, care: Care) -> io::Result<(ExitStatus, Ended)> {
+async fn look_after(mut process: Process, care: Care) -> io::Result<(Status, Ended)> {
     let mut ended = Ended::ByItself;
-    loop {
+    let status = loop {
         tokio::select! {
-            status = child.wait() => return Ok((status?, ended)),
+            status = process.wait() => break status?,
             () = tokio::time::sleep(TICK), if ended == Ended::ByItself => {
                 if care.cancellation.is_cancelled() {
                     ended = Ended::Cancelled;
-                } else if care.alive.silence() > care.timeout {
+                } else if care.alive.signs.silence() > care.timeout {
                     ended = Ended::Silent(care.timeout);
                 }
                 if ended != Ended::ByItself {
                     care.alive.given_up.store(true, Ordering::Relaxed);
-                    let group = child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32));
-                    match group.filter(|_| care.own_group) {
-                        Some(group) => rustix::process::kill_process_group(group, rustix::process::Signal::KILL)?,
-                        None => child.start_kill()?,
-                    }
+                    process.kill()?;
                 }
             }
         }
-    }
+    };
+    // What it has written can be read; nobody waits for more than that.
+    let given_up = Arc::clone(&care.alive.given_up);
+    tokio::spawn(async move {
+        tokio::time::sleep(GRACE).await;
+        given_up.store(true, Ordering::Relaxed);
+    });
+    Ok((status, ended))
 }
 
 /// Passes on what a command says on standard error, and keeps the last of it.
@@ -317,7 +462,7 @@ fn listen(errors: File, task: &str, said: &Mutex<String>) {
 pub(crate) struct Session {
     pub(crate) stdin: Option<Active>,
     pub(crate) stdout: Option<Active>,
-    ended: JoinHandle<io::Result<(ExitStatus, Ended)>>,
+    ended: JoinHandle<io::Result<(Status, Ended)>>,
     said: Arc<Mutex<String>>,
     listener: std::thread::JoinHandle<()>,
     runtime: Handle,
@@ -325,6 +470,16 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// Reads and drops what it prints, in a thread, so that it never waits for that.
+    pub(crate) fn drain(&mut self) {
+        if let Some(mut stdout) = self.stdout.take() {
+            // If there is no thread, its pipe is closed, which is as well.
+            let _ = std::thread::Builder::new()
+                .name("remote-output".into())
+                .spawn(move || drop(io::copy(&mut stdout, &mut io::sink())));
+        }
+    }
+
     /// Waits for its end. Its streams are closed first.
     pub(crate) fn wait(mut self) -> Result<End, Failure> {
         drop((self.stdin.take(), self.stdout.take()));
@@ -334,7 +489,7 @@ impl Session {
             .and_then(|ended| ended)
             .map_err(|error| Failure::new(format!("cannot wait for {}: {error}", self.name)))?;
         // A process in the background can keep its standard error open; that is not waited for.
-        let deadline = Instant::now() + Duration::from_millis(500);
+        let deadline = Instant::now() + GRACE;
         while !self.listener.is_finished() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -346,7 +501,7 @@ impl Session {
 /// How a command ended.
 #[derive(Debug)]
 pub(crate) struct End {
-    status: ExitStatus,
+    status: Status,
     ended: Ended,
     /// What it said on standard error.
     pub(crate) said: String,
@@ -355,7 +510,7 @@ pub(crate) struct End {
 
 impl End {
     pub(crate) fn code(&self) -> Option<i32> {
-        self.status.code()
+        self.status.code
     }
 
     /// An error if the connection itself failed: then it says nothing about what was run.
@@ -371,10 +526,11 @@ impl End {
             }
             Ended::ByItself => {}
         }
-        match (self.status.code(), self.status.signal()) {
+        match (self.status.code, &self.status.signal, &self.status.lost) {
+            (_, _, Some(why)) => Err(Failure::Connection(format!("the connection {} failed: {why}{said}", self.name))),
             // What ssh says when it cannot connect, or loses the connection.
-            (Some(255), _) => Err(Failure::Connection(format!("the connection {} failed{said}", self.name))),
-            (None, Some(signal)) => {
+            (Some(255), ..) => Err(Failure::Connection(format!("the connection {} failed{said}", self.name))),
+            (None, Some(signal), _) => {
                 Err(Failure::Connection(format!("the connection {} was killed by signal {signal}{said}", self.name)))
             }
             _ => Ok(()),
@@ -384,7 +540,7 @@ impl End {
     /// An error unless it ended well.
     pub(crate) fn success(&self) -> Result<(), Failure> {
         self.is_connected()?;
-        match self.status.code() {
+        match self.status.code {
             Some(0) => Ok(()),
             code => {
                 let code = code.map_or("an unknown status".into(), |code| format!("exit status {code}"));

@@ -55,15 +55,32 @@ pub(crate) fn redo_state(task: &Task, patch: (u64, String), device_bytes: u64, t
     RedoState::new(origin, patch, device_bytes, target_bytes)
 }
 
-/// Adds a range that differs; neighbours become one.
-pub(crate) fn add_range(ranges: &mut Vec<(u64, u64)>, start: u64, end: u64) {
-    match ranges.last_mut() {
-        Some(last) if last.1 == start => last.1 = end,
-        _ => {
-            if ranges.len() < SHOWN_RANGES {
-                ranges.push((start, end));
+/// Ranges that differ, as (start, end) in bytes, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Ranges {
+    /// The first of them.
+    pub(crate) shown: Vec<(u64, u64)>,
+    /// How many there are.
+    pub(crate) count: u64,
+    last_end: u64,
+}
+
+impl Ranges {
+    /// Adds one; neighbours become one.
+    pub(crate) fn add(&mut self, start: u64, end: u64) {
+        if self.count > 0 && self.last_end == start {
+            if self.count == self.shown.len() as u64
+                && let Some(last) = self.shown.last_mut()
+            {
+                last.1 = end;
+            }
+        } else {
+            self.count += 1;
+            if self.shown.len() < SHOWN_RANGES {
+                self.shown.push((start, end));
             }
         }
+        self.last_end = end;
     }
 }
 
@@ -161,9 +178,16 @@ fn run_task(task: &Task, control: &Control, options: RunOptions) -> Outcome {
             outcome
         }
     };
-    if !options.dry_run {
+    // The record of a run that is going on is that run's.
+    if !options.dry_run && !matches!(result, Err(Failure::Locked(_))) {
         let error = result.as_ref().err().map(ToString::to_string);
-        let stats = result.unwrap_or_default();
+        let stats = result.unwrap_or_else(|failure| {
+            // How long the last patch was is still worth knowing; but one that was long once
+            // must not keep all later ones away.
+            let is_space = matches!(failure, Failure::NoSpace(_));
+            let patch_bytes = if is_space { expected_patch_bytes / 2 } else { expected_patch_bytes };
+            TaskStats { patch_bytes, ..TaskStats::default() }
+        });
         let record = Record { outcome, started: started.0, seconds, error, stats, last_success: None };
         if let Err(error) = control.state.remember(&control.config, &task.name, record) {
             tracing::warn!(task = task.name, "The result cannot be remembered: {error:#}");
@@ -191,7 +215,13 @@ pub(crate) fn has_snapshots(task: &Task) -> Result<(), Failure> {
 
 /// Holds the target's lock and runs the hooks around the task.
 fn locked(task: &Task, job: &Job<'_>, started: &str) -> Result<TaskStats, Failure> {
-    let _lock = job.control.state.lock(task)?;
+    let on_error = |failure: Failure| {
+        if let Err(hook) = hooks::run(task, Moment::Error(&failure.to_string()), job.control) {
+            tracing::error!(task = task.name, "{hook}");
+        }
+        failure
+    };
+    let _lock = job.control.state.lock(task).map_err(on_error)?;
     has_snapshots(task)?;
     let running = Record {
         outcome: Outcome::Running,
@@ -208,12 +238,7 @@ fn locked(task: &Task, job: &Job<'_>, started: &str) -> Result<TaskStats, Failur
     match result {
         Ok(stats) => hooks::run(task, Moment::After(&stats), job.control).map(|()| stats),
         Err(failure @ Failure::Skipped(_)) => Err(failure),
-        Err(failure) => {
-            if let Err(hook) = hooks::run(task, Moment::Error(&failure.to_string()), job.control) {
-                tracing::error!(task = task.name, "{hook}");
-            }
-            Err(failure)
-        }
+        Err(failure) => Err(on_error(failure)),
     }
 }
 
@@ -221,6 +246,7 @@ fn locked(task: &Task, job: &Job<'_>, started: &str) -> Result<TaskStats, Failur
 fn with_retries(task: &Task, job: &Job<'_>) -> Result<TaskStats, Failure> {
     let (mut left, mut pause) =
         task.remote.as_ref().map_or((0, Duration::ZERO), |remote| (remote.retries, remote.retry_delay));
+    pause = pause.min(LONGEST_PAUSE);
     loop {
         let result = match &task.remote {
             None => local::run(task, &task.source, job),

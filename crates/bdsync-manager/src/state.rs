@@ -2,6 +2,8 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use bdsync_engine::apply::hex;
 use sha2::{Digest, Sha256};
 
-use crate::config::Task;
+use crate::config::{Task, Way};
 use crate::failure::Failure;
 
 const RESULTS: TableDefinition<'_, &str, &str> = TableDefinition::new("results");
@@ -82,7 +84,8 @@ impl StateFolder {
             }
         };
         let locks = path.join("locks");
-        fs::create_dir_all(&locks).with_context(|| {
+        // What is remembered is nobody else's business.
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&locks).with_context(|| {
             format!("cannot make the state folder {} (another one can be named with --state-dir)", path.display())
         })?;
         Ok(Self { path })
@@ -106,8 +109,38 @@ impl StateFolder {
         }
     }
 
+    /// Works with the store. A damaged one is moved out of the way: what it remembers is
+    /// worth less than a run. (It can make the library panic.)
+    fn guarded<T>(&self, work: impl Fn() -> Result<T>) -> Result<T> {
+        let attempt = || catch_unwind(AssertUnwindSafe(&work));
+        let is_damaged = |error: &anyhow::Error| {
+            error.chain().any(|cause| {
+                matches!(
+                    cause.downcast_ref::<redb::StorageError>(),
+                    Some(redb::StorageError::Corrupted(_))
+                ) || matches!(
+                    cause.downcast_ref::<DatabaseError>(),
+                    Some(DatabaseError::Storage(redb::StorageError::Corrupted(_)) | DatabaseError::RepairAborted)
+                )
+            })
+        };
+        match attempt() {
+            Ok(Err(error)) if is_damaged(&error) => {}
+            Ok(result) => return result,
+            Err(_) => {}
+        }
+        let (store, aside) = (self.store(), self.path.join("state.redb.damaged"));
+        tracing::warn!("The state store {} is damaged; it is kept as {}", store.display(), aside.display());
+        fs::rename(&store, &aside).with_context(|| format!("cannot move {} away", store.display()))?;
+        attempt().unwrap_or_else(|_| Err(anyhow::anyhow!("{} cannot be used", store.display())))
+    }
+
     /// The last run of a task.
     pub(crate) fn record(&self, config: &Path, task: &str) -> Result<Option<Record>> {
+        self.guarded(|| self.read_record(config, task))
+    }
+
+    fn read_record(&self, config: &Path, task: &str) -> Result<Option<Record>> {
         if !self.store().exists() {
             return Ok(None);
         }
@@ -123,7 +156,11 @@ impl StateFolder {
     }
 
     /// Remembers how a task ended; when it last went well is kept.
-    pub(crate) fn remember(&self, config: &Path, task: &str, mut record: Record) -> Result<()> {
+    pub(crate) fn remember(&self, config: &Path, task: &str, record: Record) -> Result<()> {
+        self.guarded(|| self.write_record(config, task, record.clone()))
+    }
+
+    fn write_record(&self, config: &Path, task: &str, mut record: Record) -> Result<()> {
         let key = key(config, task);
         let database = self.database()?;
         let writing = database.begin_write()?;
@@ -140,19 +177,36 @@ impl StateFolder {
         Ok(writing.commit()?)
     }
 
+    fn lock_path(&self, task: &Task) -> PathBuf {
+        let mut digest = Sha256::new_with_prefix(task.target.as_os_str().as_encoded_bytes());
+        match task.remote.as_ref().filter(|_| !task.pull).map(|remote| &remote.way) {
+            None => {}
+            Some(Way::Command(words)) => {
+                for word in words {
+                    digest.update([0]);
+                    digest.update(word);
+                }
+            }
+            Some(Way::Ssh(ssh)) => digest.update(format!("\0{}\0{}\0{}", ssh.host, ssh.port, ssh.user)),
+        }
+        self.path.join("locks").join(&hex(&digest.finalize())[..32])
+    }
+
+    /// Whether a run is at a task's target.
+    pub(crate) fn is_locked(&self, task: &Task) -> bool {
+        let Ok(file) = File::open(self.lock_path(task)) else { return false };
+        flock(&file, FlockOperation::NonBlockingLockShared).is_err()
+    }
+
     /// Takes the lock of a task's target, or says who has it.
     pub(crate) fn lock(&self, task: &Task) -> Result<TargetLock, Failure> {
-        let mut digest = Sha256::new_with_prefix(task.target.as_os_str().as_encoded_bytes());
-        for word in task.remote.iter().flat_map(|remote| &remote.command) {
-            digest.update([0]);
-            digest.update(word);
-        }
-        let path = self.path.join("locks").join(&hex(&digest.finalize())[..32]);
+        let path = self.lock_path(task);
         let failed = |error: std::io::Error| {
             Failure::new(format!("cannot use the lock {}: {}", path.display(), bdsync_device::plain(&error)))
         };
-        let mut file =
-            File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        let mut options = File::options();
+        let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut file = options.open(&path).map_err(failed)?;
         if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
             if error != rustix::io::Errno::WOULDBLOCK {
                 return Err(failed(error.into()));
@@ -161,7 +215,7 @@ impl StateFolder {
             let _ = file.read_to_string(&mut holder);
             let holder = holder.trim();
             let holder = if holder.is_empty() { "another process" } else { holder };
-            return Err(Failure::new(format!(
+            return Err(Failure::Locked(format!(
                 "the target {} is being synchronised by {holder}",
                 task.target.display()
             )));
@@ -198,6 +252,28 @@ mod tests {
             error: None,
             stats: TaskStats::default(),
             last_success: None,
+        }
+    }
+
+    #[test]
+    fn a_damaged_store_is_put_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::open(Some(folder.path())).unwrap();
+        let config = Path::new("/x.toml");
+        for round in 0..30 {
+            state.remember(config, &format!("task {round}"), record(Outcome::Ok, "1")).unwrap();
+        }
+        let sound = fs::read(state.store()).unwrap();
+        for page in 0..sound.len() / 4096 {
+            let mut damaged = sound.clone();
+            for (index, byte) in damaged[page * 4096..][..4096].iter_mut().enumerate() {
+                *byte ^= (index * 7 + page) as u8;
+            }
+            fs::write(state.store(), damaged).unwrap();
+            // It is found out when it is read or when it is written, or does no harm.
+            let _ = state.record(config, "task 1");
+            state.remember(config, "task 1", record(Outcome::Ok, "2")).unwrap();
+            assert_eq!(state.record(config, "task 1").unwrap().unwrap().started, "2", "page {page}");
         }
     }
 

@@ -54,6 +54,9 @@ pub fn busy(target: &Path) -> Result<Option<String>, TargetError> {
     let failed =
         |error: std::io::Error| TargetError::refused(format!("cannot look at {}: {}", target.display(), plain(&error)));
     let metadata = fs::metadata(target).map_err(failed)?;
+    if !metadata.is_file() && !metadata.file_type().is_block_device() {
+        return Ok(Some("is neither a file nor a block device".into()));
+    }
     if let Some(why) = usage(&metadata) {
         return Ok(Some(why));
     }
@@ -150,15 +153,41 @@ fn unescape(path: &str) -> String {
 }
 
 /// A lock on the target itself, which other programs that ask for it see.
+#[derive(Debug)]
+pub struct TargetLock(File);
+
+impl TargetLock {
+    /// Refuses to go on if another file or device has come to stand under the target's name.
+    ///
+    /// # Errors
+    ///
+    /// It has, or it cannot be looked at.
+    pub fn check(&self, target: &Path) -> Result<(), TargetError> {
+        let identity = |metadata: Metadata| (metadata.dev(), metadata.ino(), metadata.rdev());
+        let failed = |error: std::io::Error| {
+            TargetError::refused(format!("cannot look at the target {} any more: {}", target.display(), plain(&error)))
+        };
+        let locked = self.0.metadata().map_err(failed).map(identity)?;
+        match fs::metadata(target).map_err(failed).map(identity)? == locked {
+            true => Ok(()),
+            false => Err(TargetError::refused(format!(
+                "another file or device has taken the place of the target {} during the run; it was not changed",
+                target.display()
+            ))),
+        }
+    }
+}
+
+/// Locks a target.
 ///
 /// # Errors
 ///
 /// Somebody else has it, or it cannot be taken.
-pub fn lock_target(target: &Path) -> Result<File, TargetError> {
+pub fn lock_target(target: &Path) -> Result<TargetLock, TargetError> {
     let failed = |error: std::io::Error| TargetError::refused(format!("cannot lock {}: {}", target.display(), plain(&error)));
     let file = File::open(target).map_err(failed)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(TargetLock(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => {
             Err(TargetError::refused(format!("the target {} is locked by another process", target.display())))
         }

@@ -17,6 +17,9 @@ pub enum TargetError {
     /// It must not or cannot be done, and why.
     #[error("{0}")]
     Refused(String),
+    /// There is not as much space as the last patch took.
+    #[error("{0}")]
+    NoSpace(String),
     /// What the engine says.
     #[error(transparent)]
     Engine(#[from] bdsync_engine::Error),
@@ -35,7 +38,7 @@ impl TargetError {
     pub fn is_cancelled(&self) -> bool {
         use bdsync_engine::Error;
         match self {
-            Self::Refused(_) => false,
+            Self::Refused(_) | Self::NoSpace(_) => false,
             Self::Engine(error) | Self::During(_, error) => match error {
                 Error::Cancelled => true,
                 Error::PartlyApplied { cause, .. } => matches!(**cause, Error::Cancelled),
@@ -47,6 +50,7 @@ impl TargetError {
     fn during(self, what: &str) -> Self {
         match self {
             Self::Refused(text) => Self::Refused(format!("{what}: {text}")),
+            Self::NoSpace(text) => Self::NoSpace(text),
             Self::Engine(error) | Self::During(_, error) => Self::During(what.into(), error),
         }
     }

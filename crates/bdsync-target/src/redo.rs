@@ -198,11 +198,20 @@ impl Redo {
         self.partial.symlink_metadata().ok().map(|metadata| metadata.len())
     }
 
-    /// The state file of the ready patch.
-    pub fn ready_state(&self) -> Option<RedoState> {
-        let mut text = String::new();
-        open(&self.state).ok()?.take(1 << 16).read_to_string(&mut text).ok()?;
-        RedoState::parse(&text)
+    /// The state file of the ready patch, if there is one that is understood.
+    ///
+    /// # Errors
+    ///
+    /// When it is there and cannot be read.
+    pub fn ready_state(&self) -> Result<Option<RedoState>, TargetError> {
+        let failed = |error: io::Error| self.failed("read", &self.state, &error);
+        let file = match open(&self.state) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(failed)?,
+        };
+        let mut bytes = Vec::new();
+        file.take(1 << 16).read_to_end(&mut bytes).map_err(failed)?;
+        Ok(RedoState::parse(&String::from_utf8_lossy(&bytes)))
     }
 
     /// Length and SHA-256 of the ready patch.
@@ -251,7 +260,7 @@ impl Redo {
     /// There is not enough space.
     pub fn check_space(&self, expected: u64) -> Result<(), TargetError> {
         match self.free_bytes() {
-            Some(free) if free < expected.max(4096) => Err(TargetError::refused(format!(
+            Some(free) if free < expected.max(4096) => Err(TargetError::NoSpace(format!(
                 "not enough space in the patch folder {}: {free} bytes are free, and the last patch had {expected}; nothing was changed",
                 self.folder.display()
             ))),
@@ -265,7 +274,9 @@ impl Redo {
     ///
     /// When it cannot be found out.
     pub fn objection(&self, target: &Path, context: Context<'_>) -> Result<Option<String>, TargetError> {
-        let Some(state) = self.ready_state() else { return Ok(Some("there is no state file to it".into())) };
+        let Some(state) = self.ready_state()? else {
+            return Ok(Some("there is no state file to it that is understood".into()));
+        };
         let (bytes, sha256) = self.ready_digest(context)?;
         let target = Device::open(target, Access::Read)?.size();
         Ok(state.objection(bytes, Some(&sha256), target))
@@ -368,6 +379,11 @@ impl Redo {
         // A process left over from a broken connection may have done it meanwhile.
         if !self.is_ready() {
             return Ok(None);
+        }
+        // Much can have happened while it was compared.
+        if let Some(why) = crate::guard::busy(target).map_err(|error| error.during(&stays))? {
+            let text = format!("the target {} {why}; it was not changed", target.display());
+            return Err(TargetError::refused(text).during(&stays));
         }
         let options = ApplyOptions {
             device: Some(target.into()),

@@ -15,11 +15,11 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 pub(crate) use convert::convert;
-pub(crate) use task::{Remote, Task};
-pub(crate) use value::Verify;
+pub(crate) use task::{Remote, Ssh, Task, Way};
+pub(crate) use value::{AgentMode, Verify};
 
 use ini::Ini;
-use settings::{REMOTE_KEYS, Refused, Settings, TASK_ONLY_KEYS, similar};
+use settings::{REMOTE_KEYS, REMOTE_ONLY_KEYS, Refused, Settings, TASK_ONLY_KEYS, similar};
 
 /// Where the configuration is when nothing is said; the second is the original manager's.
 pub(crate) const DEFAULT_PATHS: [&str; 2] = ["/etc/bdsync-manager.toml", "/etc/bdsync-manager.conf"];
@@ -247,13 +247,17 @@ fn take_section(
         let (line, key): (usize, String) = (line_at(key.span().start), key.get_ref().to_string());
         named.lines.push((key.clone(), line));
         let value: Spanned<DeValue<'_>> = value;
-        let refused = match known.contains(&key.as_str()) {
+        let is_known = known.contains(&key.as_str()) && (kind == "remote" || !REMOTE_ONLY_KEYS.contains(&key.as_str()));
+        let refused = match is_known {
             true => named.settings.set_toml(&key, value),
             false => Err(Refused::Unknown),
         };
         let text = match refused {
             Ok(()) => continue,
             Err(Refused::Value(text)) => text.trim_end().to_string(),
+            Err(Refused::Unknown) if REMOTE_ONLY_KEYS.contains(&key.as_str()) => {
+                format!("does not belong into [{section}]; put it into a [remote.NAME], and remote = \"NAME\" here")
+            }
             Err(Refused::Unknown) if Settings::KEYS.contains(&key.as_str()) => {
                 format!("does not belong into a [{kind}]; put it into the task or the defaults")
             }

@@ -7,13 +7,16 @@ use std::time::Duration;
 use bdsync_proto::limits::MAX_BLOCK_SIZE;
 
 use super::settings::Settings;
-use super::task::{Compare, Hooks, LvmSnapshot, Remote, Task};
-use super::value::{Count, Digest, Io, Rate, Size, Sizes, Span, VerifyMode};
+use super::task::{Compare, Hooks, LvmSnapshot, Remote, Ssh, Task, Way};
+use super::value::{
+    AgentChoice, AgentMode, Count, Digest, HostKeys, Io, Port, Rate, Size, Sizes, Span, VerifyMode,
+};
 use super::{File, Format, Named, Problem, args};
 
 const DEFAULT_RETRIES: u32 = 3;
 const DEFAULT_RETRY_DELAY: Duration = Duration::from_secs(5);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
+const DEFAULT_KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// The tasks of a file, in its order, and what is wrong with it.
 pub(super) fn resolve(file: &File) -> (Vec<Task>, Vec<Problem>) {
@@ -35,7 +38,9 @@ fn shared_targets(file: &File, tasks: &[Task]) -> Vec<Problem> {
     let mut problems = Vec::new();
     let active: Vec<_> = tasks.iter().filter(|task| !task.disabled).collect();
     for (index, task) in active.iter().enumerate() {
-        let same = |other: &&&Task| other.target == task.target && other.remote == task.remote;
+        let way = |task: &Task| task.remote.as_ref().filter(|_| !task.pull).map(|remote| remote.way.clone());
+        // However it is written: `a/./b` is `a/b`.
+        let same = |other: &&&Task| other.target.components().eq(task.target.components()) && way(other) == way(task);
         if let Some(other) = active[..index].iter().find(same) {
             let section = task.name.split('/').next().unwrap_or(&task.name);
             let line =
@@ -61,13 +66,14 @@ impl Resolver<'_> {
     }
 
     fn tasks(&mut self) -> Vec<Task> {
-        let remote = self.remote_section();
+        let section = self.remote_section();
         self.settings.or(&self.file.defaults);
-        let remote = self.remote(remote);
+        let remote = self.remote(section);
+        let pull = self.settings.source_remote.is_some();
         let compare = self.compare();
         let patch_folder = self.patch_folder();
         let snapshot = self.snapshot();
-        let targets = self.paths(remote.is_some());
+        let targets = self.paths(remote.is_some(), pull);
         let legacy = self.file.format == Format::Ini;
         let mut tasks = Vec::new();
         for (name, source, target) in targets {
@@ -77,6 +83,7 @@ impl Resolver<'_> {
                 source,
                 target,
                 remote: remote.clone(),
+                pull,
                 disabled: settings.disabled.unwrap_or(false),
                 create_target: settings.create_target_if_missing.unwrap_or(false),
                 patch_folder: patch_folder.clone(),
@@ -102,45 +109,113 @@ impl Resolver<'_> {
 
     /// Puts the named remote's settings under the task's own.
     fn remote_section(&mut self) -> Option<String> {
-        let wanted = self.settings.remote.clone().or_else(|| self.file.defaults.remote.clone())?;
+        let defaults = &self.file.defaults;
+        let far_target = self.settings.remote.clone().or_else(|| defaults.remote.clone());
+        let far_source = self.settings.source_remote.clone().or_else(|| defaults.source_remote.clone());
+        let wanted = match (far_target, far_source) {
+            (Some(_), Some(_)) => {
+                let text = "source and target cannot both be at another machine; run the manager on one of the two";
+                self.problem("source_remote", text);
+                return None;
+            }
+            (target, source) => target.or(source)?,
+        };
         match self.file.remotes.iter().find(|remote| remote.name == wanted) {
             Some(remote) => {
                 self.settings.or(&remote.settings);
-                if self.settings.connection_command.is_none() && self.file.defaults.connection_command.is_none() {
-                    let problem = remote.problem("remote", "", "connection_command is missing, such as \"ssh backup\"");
-                    self.problems.push(problem);
+                let by_command = self.settings.connection_command.is_some() || defaults.connection_command.is_some();
+                match (&self.settings.host, by_command) {
+                    (None, false) => {
+                        let text = "host or connection_command is missing, such as host = \"backup.example.org\"";
+                        self.problems.push(remote.problem("remote", "", text));
+                    }
+                    (Some(_), true) => {
+                        let text = "there is a connection_command, too; only one of the two ways may be given";
+                        self.problems.push(remote.problem("remote", "host", text));
+                    }
+                    _ => {}
                 }
             }
             None => {
                 let known: Vec<_> = self.file.remotes.iter().map(|remote| remote.name.as_str()).collect();
                 let known =
                     if known.is_empty() { "there is none".into() } else { format!("there are: {}", known.join(", ")) };
-                self.problem("remote", format!("there is no section [remote.{wanted}]; {known}"));
+                let key = if self.settings.source_remote.is_some() { "source_remote" } else { "remote" };
+                self.problem(key, format!("there is no section [remote.{wanted}]; {known}"));
             }
         }
         Some(wanted)
     }
 
     fn remote(&mut self, section: Option<String>) -> Option<Remote> {
-        let command = self.settings.connection_command.clone()?;
-        let words = shlex::split(&command).filter(|words| !words.is_empty());
-        let Some(command) = words else {
-            let key = if section.is_some() { "remote" } else { "connection_command" };
-            self.problem(key, format!("{command} is no command: empty, or a quote is not closed"));
-            return None;
+        let way = match (&self.settings.host, self.settings.connection_command.clone()) {
+            (Some(host), None) => Way::Ssh(self.ssh(host.clone())),
+            (_, Some(command)) => {
+                let words = shlex::split(&command).filter(|words| !words.is_empty());
+                let Some(words) = words else {
+                    let key = if section.is_some() { "remote" } else { "connection_command" };
+                    self.problem(key, "it is no command: empty, or a quote is not closed");
+                    return None;
+                };
+                Way::Command(words)
+            }
+            (None, None) => return None,
         };
-        let program = self.settings.remote_bdsync_bin.as_deref().map(expand);
+        let program = self.settings.remote_bdsync_bin.as_deref().map(|path| match self.file.format {
+            Format::Ini => expand(path),
+            Format::Toml => path.to_path_buf(),
+        });
         if program.is_none() && self.file.format == Format::Ini {
             self.problem("remote_bdsync_bin", "is required where there is a connection_command");
         }
+        for (key, span) in [("timeout", &self.settings.timeout), ("keepalive", &self.settings.keepalive)] {
+            if span.as_ref().is_some_and(|Span(span)| span.is_zero()) {
+                self.problems.push(self.named.problem("task", key, "it must be longer than nothing, such as 30s"));
+            }
+        }
         let settings = &self.settings;
+        let label = section.unwrap_or_else(|| match &way {
+            Way::Command(words) => command_label(words),
+            Way::Ssh(ssh) => ssh.host.clone(),
+        });
+        // Who names a bdsync there wants it used.
+        let usual = if program.is_some() { AgentMode::Stock } else { AgentMode::Auto };
         Some(Remote {
-            command,
+            label,
+            way,
+            agent: settings.agent.as_ref().map_or(usual, |AgentChoice(mode)| *mode),
+            agent_path: settings.agent_path.clone(),
             program: program.unwrap_or_else(|| "bdsync".into()),
             retries: settings.retries.as_ref().map_or(DEFAULT_RETRIES, |Count(count)| *count),
             retry_delay: settings.retry_delay.as_ref().map_or(DEFAULT_RETRY_DELAY, |Span(span)| *span),
             timeout: settings.timeout.as_ref().map_or(DEFAULT_TIMEOUT, |Span(span)| *span),
         })
+    }
+
+    fn ssh(&self, host: String) -> Ssh {
+        let settings = &self.settings;
+        let home = std::env::home_dir().unwrap_or_else(|| "/root".into()).join(".ssh");
+        let (user, host) = match host.split_once('@') {
+            Some((user, host)) => (Some(user.to_string()), host.to_string()),
+            None => (None, host),
+        };
+        let names = ["USER", "LOGNAME"];
+        let this_user = || names.iter().find_map(|name| std::env::var(name).ok()).unwrap_or_else(|| "root".into());
+        let usual_keys = || ["id_ed25519", "id_ecdsa", "id_rsa"].map(|name| home.join(name)).into_iter();
+        Ssh {
+            host,
+            port: settings.port.as_ref().map_or(22, |Port(port)| *port),
+            user: settings.user.clone().or(user).unwrap_or_else(this_user),
+            identity_files: match &settings.identity_file {
+                Some(path) => vec![expand(path)],
+                None => usual_keys().filter(|path| path.exists()).collect(),
+            },
+            known_hosts: settings.known_hosts.as_deref().map_or_else(|| home.join("known_hosts"), expand),
+            accept_new: settings.host_key_checking.as_ref().is_some_and(|HostKeys(accept)| *accept),
+            ssh_agent: settings.ssh_agent.unwrap_or_else(|| std::env::var_os("SSH_AUTH_SOCK").is_some()),
+            keepalive: settings.keepalive.as_ref().map_or(DEFAULT_KEEPALIVE, |Span(span)| *span),
+            compression: settings.compression.unwrap_or(false),
+        }
     }
 
     fn compare(&mut self) -> Compare {
@@ -184,12 +259,39 @@ impl Resolver<'_> {
         if self.settings.apply_patch_in_place.unwrap_or(false) {
             return None;
         }
-        let folder = self.settings.target_patch_dir.as_deref().map(expand);
+        let is_far = !self.is_local_target();
+        let folder = self.settings.target_patch_dir.as_deref().map(|folder| self.place(folder, is_far));
+        if let Some(folder) = folder.clone() {
+            self.check_place("target_patch_dir", &folder, is_far);
+        }
         if folder.is_none() {
             let text = "is missing: a folder at the target for patches until they are applied (or set apply_patch_in_place, and do without the safety)";
             self.problem("target_patch_dir", text);
         }
         folder
+    }
+
+    fn is_local_target(&self) -> bool {
+        let is_far = self.settings.host.is_some() || self.settings.connection_command.is_some();
+        !is_far || self.settings.source_remote.is_some()
+    }
+
+    /// A path as it is meant: `~` is a folder of this machine, though the original puts it
+    /// in place in paths of others, too.
+    fn place(&self, path: &Path, is_far: bool) -> PathBuf {
+        if is_far && self.file.format == Format::Toml { path.to_path_buf() } else { expand(path) }
+    }
+
+    /// Refuses paths that may be something else tomorrow.
+    fn check_place(&mut self, key: &str, path: &Path, is_far: bool) {
+        if self.file.format == Format::Ini {
+            return;
+        }
+        if is_far && path.starts_with("~") {
+            self.problem(key, "~ is a folder of this machine; write the path as it is at the other end");
+        } else if path.is_relative() && !path.as_os_str().is_empty() {
+            self.problem(key, format!("{} must be an absolute path (it begins with /)", path.display()));
+        }
     }
 
     fn snapshot(&mut self) -> Option<LvmSnapshot> {
@@ -210,17 +312,28 @@ impl Resolver<'_> {
     }
 
     /// Names, sources and targets: one of each, or those that a template makes.
-    fn paths(&mut self, is_remote: bool) -> Vec<(String, PathBuf, PathBuf)> {
+    fn paths(&mut self, is_remote: bool, pull: bool) -> Vec<(String, PathBuf, PathBuf)> {
         let name = self.named.name.clone();
         let Some(target) = self.settings.target_path.clone() else {
             self.problem("target_path", "is missing: the copy to be brought up to date");
             return Vec::new();
         };
-        let target = expand(&target);
+        let (far_source, far_target) = (is_remote && pull, is_remote && !pull);
+        let target = self.place(&target, far_target);
+        self.check_place("target_path", &target, far_target);
+        for source in self.settings.source_path.iter().cloned().chain(
+            self.settings.source_paths.iter().flatten().map(PathBuf::from).collect::<Vec<_>>()) .collect::<Vec<_>>() {
+            let key = if self.settings.source_path.is_some() { "source_path" } else { "source_paths" };
+            let source = self.place(&source, far_source);
+            self.check_place(key, &source, far_source);
+            if far_source && is_pattern(&source) {
+                self.problem(key, "patterns only find sources of this machine; list them in source_paths");
+            }
+        }
         let patterns = match (&self.settings.source_path, &self.settings.source_paths) {
             (Some(source), None) => {
                 if self.file.format == Format::Ini || !is_pattern(source) {
-                    return vec![(name, expand(source), target)];
+                    return vec![(name, self.place(source, far_source), target)];
                 }
                 vec![source.clone()]
             }
@@ -239,10 +352,9 @@ impl Resolver<'_> {
             self.problem("target_path", "several sources need {name} in the target's path, such as /backup/{name}");
             return Vec::new();
         }
-        let _ = is_remote;
         let mut sources: Vec<PathBuf> = Vec::new();
         for pattern in patterns {
-            for source in self.sources(&expand(&pattern)) {
+            for source in self.sources(&self.place(&pattern, far_source)) {
                 if !sources.contains(&source) {
                     sources.push(source);
                 }
@@ -272,10 +384,8 @@ impl Resolver<'_> {
         match glob::glob(&text) {
             Ok(found) => {
                 let found: Vec<_> = found.filter_map(Result::ok).filter(|path| !path.is_dir()).collect();
-                if found.is_empty() {
-                    self.problem(key, format!("nothing is found by the pattern {text}"));
-                }
-                found
+                // What is missing today is the task's failure, and not that of all others.
+                if found.is_empty() { vec![pattern.to_path_buf()] } else { found }
             }
             Err(error) => {
                 self.problem(key, format!("{text} is no pattern: {error}"));
@@ -307,6 +417,16 @@ impl Resolver<'_> {
         {
             self.problem("target_patch_dir", format!("the folder {} does not exist", folder.display()));
         }
+    }
+}
+
+/// A command's name and its last word; what is between may be secret.
+fn command_label(words: &[String]) -> String {
+    let first = words.first().and_then(|word| Path::new(word).file_name()).unwrap_or_default().to_string_lossy();
+    match words {
+        [] | [_] => first.into_owned(),
+        [_, last] => format!("{first} {last}"),
+        [_, .., last] => format!("{first} ... {last}"),
     }
 }
 

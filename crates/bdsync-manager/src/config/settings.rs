@@ -6,7 +6,9 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeValue, ValueDeserializer};
 
-use super::value::{Count, Digest, IniValue, Io, Rate, Size, Sizes, Span, VerifyMode};
+use super::value::{
+    AgentChoice, Count, Digest, HostKeys, IniValue, Io, Port, Rate, Size, Sizes, Span, VerifyMode,
+};
 
 /// Why a setting was not taken.
 pub(crate) enum Refused {
@@ -78,6 +80,30 @@ settings! {
     target_path: PathBuf,
     /// The section `[remote.NAME]` that says where the target is.
     remote: String,
+    /// The section `[remote.NAME]` that says where the source is.
+    source_remote: String,
+    /// The host name or address for SSH.
+    host: String,
+    /// Its SSH port.
+    port: Port,
+    /// The user to log in as.
+    user: String,
+    /// The private key to log in with.
+    identity_file: PathBuf,
+    /// The file of known host keys.
+    known_hosts: PathBuf,
+    /// What to do about unknown host keys.
+    host_key_checking: HostKeys,
+    /// Use the keys of the ssh-agent that is running.
+    ssh_agent: bool,
+    /// How often a sign of life is asked for.
+    keepalive: Span,
+    /// Compress everything (the agent does it by itself).
+    compression: bool,
+    /// What is used at the other end.
+    agent: AgentChoice,
+    /// The installed agent there, or the folder that it is put into.
+    agent_path: PathBuf,
     /// The command that reaches the machine with the target.
     connection_command: String,
     /// Leave the task out.
@@ -138,8 +164,32 @@ settings! {
     hook_error: String,
 }
 
+/// What may stand in `[remote.NAME]` only.
+pub(crate) const REMOTE_ONLY_KEYS: &[&str] = &[
+    "host",
+    "port",
+    "user",
+    "identity_file",
+    "known_hosts",
+    "host_key_checking",
+    "ssh_agent",
+    "keepalive",
+    "compression",
+];
+
 /// What may stand in `[remote.NAME]`.
 pub(crate) const REMOTE_KEYS: &[&str] = &[
+    "host",
+    "port",
+    "user",
+    "identity_file",
+    "known_hosts",
+    "host_key_checking",
+    "ssh_agent",
+    "keepalive",
+    "compression",
+    "agent",
+    "agent_path",
     "connection_command",
     "remote_bdsync_bin",
     "target_patch_dir",

@@ -9,7 +9,7 @@ use bdsync_engine::diff::NamedDigest;
 use bdsync_engine::{ScanOptions, SizePolicy};
 use bdsync_hash::Algorithm;
 
-use super::value::Verify;
+use super::value::{AgentMode, Verify};
 
 /// One synchronisation, with everything that is needed to do it.
 #[derive(Clone, Debug)]
@@ -17,8 +17,10 @@ pub(crate) struct Task {
     pub(crate) name: String,
     pub(crate) source: PathBuf,
     pub(crate) target: PathBuf,
-    /// How the target is reached; `None`: it is on this machine.
+    /// The other machine; `None`: both ends are on this one.
     pub(crate) remote: Option<Remote>,
+    /// Whether the source is there, and not the target.
+    pub(crate) pull: bool,
     pub(crate) disabled: bool,
     pub(crate) create_target: bool,
     /// Where patches are kept; `None`: the target is changed in place.
@@ -31,16 +33,45 @@ pub(crate) struct Task {
     pub(crate) snapshot: Option<LvmSnapshot>,
 }
 
-/// A machine that is reached by a command.
+/// Another machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Remote {
-    /// The command's words.
-    pub(crate) command: Vec<String>,
+    /// What it is called in messages: never more of a command than its ends, for there may
+    /// be a password in it.
+    pub(crate) label: String,
+    pub(crate) way: Way,
+    pub(crate) agent: AgentMode,
+    /// The agent's program there, if it is installed; else the folder that it is put into.
+    pub(crate) agent_path: Option<PathBuf>,
     /// The bdsync there.
     pub(crate) program: PathBuf,
     pub(crate) retries: u32,
     pub(crate) retry_delay: Duration,
     pub(crate) timeout: Duration,
+}
+
+/// How a machine is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By a command: its words.
+    Command(Vec<String>),
+    /// By SSH, built in.
+    Ssh(Ssh),
+}
+
+/// An SSH connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ssh {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) user: String,
+    pub(crate) identity_files: Vec<PathBuf>,
+    pub(crate) known_hosts: PathBuf,
+    /// Keep the key of a host that is not known, in place of refusing it.
+    pub(crate) accept_new: bool,
+    pub(crate) ssh_agent: bool,
+    pub(crate) keepalive: Duration,
+    pub(crate) compression: bool,
 }
 
 /// How to compare.

@@ -93,8 +93,40 @@ scalar! {
         "full" => Ok(Verify::Full),
         _ => Err(format!("expected off, sample or full, not {text}")),
     };
+    /// What to use at the other end.
+    AgentChoice(AgentMode) = |text| match text {
+        "auto" => Ok(AgentMode::Auto),
+        "deploy" => Ok(AgentMode::Deploy),
+        "installed" => Ok(AgentMode::Installed),
+        "stock" => Ok(AgentMode::Stock),
+        _ => Err(format!("expected auto, deploy, installed or stock, not {text}")),
+    };
+    /// What to do about unknown host keys: whether to accept them.
+    HostKeys(bool) = |text| match text {
+        "strict" => Ok(false),
+        "accept-new" => Ok(true),
+        _ => Err(format!("expected strict or accept-new, not {text}")),
+    };
+    /// A TCP port.
+    Port(u16) = |text| match text.parse() {
+        Ok(0) | Err(_) => Err(format!("expected a port from 1 to 65535, not {text}")),
+        Ok(port) => Ok(port),
+    };
     /// How often something is done again.
     Count(u32) = |text| text.parse().map_err(|_| format!("expected a whole number, not {text}"));
+}
+
+/// What is used at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AgentMode {
+    /// The agent, put there; if that cannot be, a stock-compatible bdsync.
+    Auto,
+    /// The agent, put there by us.
+    Deploy,
+    /// The agent that is installed there.
+    Installed,
+    /// A stock-compatible bdsync.
+    Stock,
 }
 
 /// How much is compared again after applying.
