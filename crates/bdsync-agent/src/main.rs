@@ -1,6 +1,8 @@
 //! `bdsync-agent`: the far end. Thin: it reads the command line and calls the engine.
 
 mod bench;
+mod gate;
+mod serve;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -17,6 +19,8 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serve a client on standard input and output: a manager, or a stock bdsync
+    Serve(serve::ServeArgs),
     /// Measure how fast this machine hashes, and reads a device
     Bench(bench::BenchOptions),
 }
@@ -31,6 +35,7 @@ fn main() -> ExitCode {
         }
     };
     let result = match command_line.command {
+        Command::Serve(options) => serve::run(options),
         Command::Bench(options) => bench::run(options),
     };
     match result {

@@ -24,20 +24,41 @@ use crate::scan::{ScanOptions, Scanner};
 /// How many requests are worked on at once. The next ones wait in the connection.
 const OPEN_REQUESTS: usize = 8;
 
+/// How to serve.
+pub struct ServeOptions {
+    /// How devices are read.
+    pub scan: ScanOptions,
+    /// The hello was said already.
+    pub hello_is_said: bool,
+    /// Opens the device that a client names.
+    pub open: Box<dyn Fn(&OsStr) -> Result<Device>>,
+}
+
+impl From<ScanOptions> for ServeOptions {
+    fn from(scan: ScanOptions) -> Self {
+        let open = Box::new(|name: &OsStr| Ok(Device::open(name, Access::Read)?));
+        Self { scan, hello_is_said: false, open }
+    }
+}
+
 /// Answers one client until it is done.
 ///
 /// # Errors
 ///
 /// Whatever ends the session early: the client breaks the protocol or off, the
 /// device or the connection fails.
-pub fn serve<R, W>(input: R, output: W, options: ScanOptions, context: Context<'_>) -> Result<()>
+pub fn serve<R, W>(input: R, output: W, options: impl Into<ServeOptions>, context: Context<'_>) -> Result<()>
 where
     R: Read + AsFd + Send + 'static,
     W: Write,
 {
     let mut queue = Queue::new();
     queue.read_peer(input, is_ready)?;
-    let session = ServerSession::new(&Hello::server());
+    let options: ServeOptions = options.into();
+    let mut session = ServerSession::new(&Hello::server());
+    if options.hello_is_said {
+        session.output().clear();
+    }
     let mut server = Server {
         session,
         output,
@@ -98,7 +119,7 @@ struct Server<'a, W> {
     output: W,
     queue: Queue,
     context: Context<'a>,
-    options: ScanOptions,
+    options: ServeOptions,
     open: Option<OpenDevice>,
     pending: VecDeque<Pending>,
     /// The number of the first pending request.
@@ -188,8 +209,8 @@ impl<W: Write> Server<'_, W> {
     }
 
     fn open_device(&mut self, name: &[u8]) -> Result<()> {
-        let device = Arc::new(Device::open(OsStr::from_bytes(name), Access::Read)?);
-        let scanner = Scanner::new(device, self.options)?;
+        let device = Arc::new((self.options.open)(OsStr::from_bytes(name))?);
+        let scanner = Scanner::new(device, self.options.scan)?;
         self.context.observer.event(&Event::Opened { device: String::from_utf8_lossy(name).into_owned() });
         self.open = Some(OpenDevice { scanner, hasher: None, checksum: None, released: 0 });
         Ok(())

@@ -113,15 +113,19 @@ impl StateFolder {
     /// worth less than a run. (It can make the library panic.)
     fn guarded<T>(&self, work: impl Fn() -> Result<T>) -> Result<T> {
         let attempt = || catch_unwind(AssertUnwindSafe(&work));
+        let is_bad = |error: &redb::StorageError| match error {
+            redb::StorageError::Corrupted(_) => true,
+            redb::StorageError::Io(error) => {
+                matches!(error.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof)
+            }
+            _ => false,
+        };
         let is_damaged = |error: &anyhow::Error| {
-            error.chain().any(|cause| {
-                matches!(
-                    cause.downcast_ref::<redb::StorageError>(),
-                    Some(redb::StorageError::Corrupted(_))
-                ) || matches!(
-                    cause.downcast_ref::<DatabaseError>(),
-                    Some(DatabaseError::Storage(redb::StorageError::Corrupted(_)) | DatabaseError::RepairAborted)
-                )
+            error.chain().any(|cause| match cause.downcast_ref::<DatabaseError>() {
+                Some(DatabaseError::Storage(error)) => is_bad(error),
+                Some(DatabaseError::RepairAborted | DatabaseError::UpgradeRequired(_)) => true,
+                Some(_) => false,
+                None => cause.downcast_ref::<redb::StorageError>().is_some_and(is_bad),
             })
         };
         match attempt() {

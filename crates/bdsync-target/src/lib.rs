@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod guard;
+pub mod ops;
 pub mod redo;
 pub mod stream;
 

@@ -1,0 +1,583 @@
+//! `bdsync-agent serve` (`proto-spec/agent.md`).
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, BufWriter, Cursor, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+use bdsync_device::{Access, Device, DeviceKind, plain};
+use bdsync_engine::apply::{ApplyOptions, apply};
+use bdsync_engine::bench::{Plan, measure};
+use bdsync_engine::serve::{ServeOptions, serve};
+use bdsync_engine::tree::{Link, LinkEvent, LinkOptions, Output, PatchSink, tree_server};
+use bdsync_engine::{Cancellation, Context, Error, Event, ScanOptions, Scanner, SizePolicy};
+use bdsync_proto::agent::{AGENT_VERSION, AgentMessage, CAPABILITY, ZSTD};
+use bdsync_proto::{Hello, MessageType, ProtocolError, limits};
+use bdsync_target::TargetError;
+use bdsync_target::guard;
+use bdsync_target::ops::{
+    About, Answer, AppliedPatch, Compare, Compared, Facts, PatchGoes, Place, ProgressReport, Ready, Request, StoredPatch,
+};
+use bdsync_target::redo::{Redo, is_file_stem};
+use bdsync_target::stream::PatchStream;
+use clap::Args;
+use serde::Serialize;
+
+use crate::gate::{Gate, Handle, is_supported};
+
+/// How much of a patch may wait to be stored, in bytes.
+const QUEUE: usize = 4 << 20;
+
+/// How often the client is told that all is well.
+const PULSE: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Only this device, file, folder with all in it, or pattern (may be given several times)
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    restrict_to: Vec<String>,
+    /// Change nothing
+    #[arg(long)]
+    read_only: bool,
+    /// Take patches and make them ready, but neither apply nor remove any
+    #[arg(long)]
+    append_only_patches: bool,
+    /// How many threads hash [default: one a processor]
+    #[arg(long, value_name = "N", env = "BDSYNC_THREADS")]
+    threads: Option<std::num::NonZeroUsize>,
+}
+
+pub(crate) fn run(args: ServeArgs) -> Result<()> {
+    let gate =
+        Gate { allowed: args.restrict_to, read_only: args.read_only, append_only_patches: args.append_only_patches };
+    if !gate.allowed.is_empty() && !is_supported() {
+        anyhow::bail!("--restrict-to needs Linux 5.6 or later, and /proc");
+    }
+    let mut input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    // Both ends say hello at once.
+    let hello = Hello::with_capabilities("SERVER", &[&format!("{CAPABILITY}={AGENT_VERSION}"), ZSTD]);
+    send_hello(&mut output, &hello).map_err(Error::WritePeer)?;
+    let (head, payload) = read_hello(&mut input)?;
+    let hello = Hello::parse(&payload).map_err(Error::from)?;
+    let capabilities = hello.capabilities("CLIENT");
+    let is_agent = capabilities.iter().any(|(name, _)| *name == CAPABILITY);
+    let zstd = capabilities.iter().any(|(name, _)| *name == ZSTD);
+    let scan = ScanOptions { threads: args.threads, ..ScanOptions::default() };
+    let cancellation = Cancellation::new();
+    let context = Context { observer: &|_: &Event| {}, cancellation: &cancellation };
+    // A client with capabilities may still want plain 0.5: its first message tells.
+    let mut first = [0; 5];
+    let mut count = 0;
+    while is_agent && count < first.len() {
+        match input.read(&mut first[count..]).map_err(Error::ReadPeer)? {
+            0 => break,
+            read => count += read,
+        }
+    }
+    let first = first[..count].to_vec();
+    if !is_agent || first.get(4).is_some_and(|kind| *kind == MessageType::DevFile as u8) {
+        let prefix = [&head[..], &payload, &first].concat();
+        let open = Box::new(move |name: &OsStr| {
+            let name = name.to_str().ok_or_else(|| Error::Parameter("the device's name is not UTF-8".into()))?;
+            let handle = gate.target(name).map_err(|error| Error::Parameter(error.to_string()))?;
+            let device = Device::open(&handle.path, Access::Read);
+            device.map_err(|error| Error::Parameter(handle.restore(&error.to_string())))
+        });
+        let options = ServeOptions { scan, hello_is_said: true, open };
+        let input = Prefixed { prefix: Cursor::new(prefix), input };
+        return Ok(serve(input, output, options, context)?);
+    }
+    let link = Link::new(Cursor::new(first).chain(input), output, LinkOptions::Wait(QUEUE), zstd)?;
+    Ok(Agent { gate, link, scan, context }.run()?)
+}
+
+fn send_hello(output: &mut File, hello: &Hello) -> io::Result<()> {
+    let payload = hello.to_payload();
+    let mut message = (payload.len() as u32 + 1).to_le_bytes().to_vec();
+    message.push(MessageType::Hello as u8);
+    message.extend_from_slice(&payload);
+    output.write_all(&message)
+}
+
+/// Reads the first message: its first five bytes, and its payload.
+fn read_hello(input: &mut File) -> Result<([u8; 5], Vec<u8>), Error> {
+    let ended = |error: io::Error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => ProtocolError::UnexpectedEnd { expected: "hello".into() }.into(),
+        _ => Error::ReadPeer(error),
+    };
+    let mut head = [0; 5];
+    input.read_exact(&mut head).map_err(ended)?;
+    let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
+    if length == 0 || head[4] != MessageType::Hello as u8 || length as usize > 1 + limits::MAX_HELLO {
+        let shown = String::from_utf8_lossy(&head).escape_debug().to_string();
+        return Err(ProtocolError::BadHello(shown).into());
+    }
+    let mut payload = vec![0; length as usize - 1];
+    input.read_exact(&mut payload).map_err(ended)?;
+    Ok((head, payload))
+}
+
+/// A stream of which the beginning was read already.
+struct Prefixed {
+    prefix: Cursor<Vec<u8>>,
+    input: File,
+}
+
+impl Read for Prefixed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.prefix.read(buffer)? {
+            0 => self.input.read(buffer),
+            count => Ok(count),
+        }
+    }
+}
+
+impl AsFd for Prefixed {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.input.as_fd()
+    }
+}
+
+struct Agent<'a> {
+    gate: Gate,
+    link: Link,
+    scan: ScanOptions,
+    context: Context<'a>,
+}
+
+type Outcome = Result<serde_json::Value, TargetError>;
+
+fn json(value: impl Serialize) -> Outcome {
+    serde_json::to_value(value).map_err(|error| TargetError::refused(format!("no answer can be made: {error}")))
+}
+
+impl Agent<'_> {
+    fn run(mut self) -> Result<(), Error> {
+        loop {
+            match self.link.wait(self.context)? {
+                LinkEvent::Message(AgentMessage::Request, payload) => {
+                    let outcome = match serde_json::from_slice(&payload) {
+                        Ok(Request::Compare(compare)) => self.compare(&compare)?,
+                        Ok(request) => {
+                            let pulse = Pulse::start(self.link.output().clone())?;
+                            let outcome = self.answer(&request, &pulse);
+                            drop(pulse);
+                            outcome
+                        }
+                        Err(error) => Err(TargetError::refused(format!("the request is not understood: {error}"))),
+                    };
+                    let answer = outcome.map_or_else(|error| Answer::Error(error.to_string()), Answer::Ok);
+                    let text = serde_json::to_vec(&answer).unwrap_or_else(|_| br#"{"error":"no answer"}"#.to_vec());
+                    self.link.output().send(AgentMessage::Answer, &[&text])?;
+                    self.link.output().flush()?;
+                }
+                // What was on its way when a comparison could not go on.
+                LinkEvent::Message(
+                    AgentMessage::Refine
+                    | AgentMessage::Release
+                    | AgentMessage::Fetch
+                    | AgentMessage::Patch
+                    | AgentMessage::End,
+                    _,
+                )
+                | LinkEvent::Scanned(_)
+                | LinkEvent::Tick => {}
+                LinkEvent::Message(message, _) => {
+                    return Err(bdsync_proto::agent::bad(message, "a request was expected").into());
+                }
+                LinkEvent::End => return Ok(()),
+            }
+        }
+    }
+
+    fn answer(&self, request: &Request, pulse: &Pulse) -> Outcome {
+        let observer = |event: &Event| {
+            if let Event::Applied { data_bytes } = event {
+                pulse.state.done.store(*data_bytes, Ordering::Relaxed);
+            }
+        };
+        let context = Context { observer: &observer, cancellation: self.context.cancellation };
+        match request {
+            Request::About => json(self.about()),
+            Request::Facts { path, place } => self.facts(path, place.as_ref(), context),
+            Request::Create { path } => {
+                self.gate.may_write("create a target")?;
+                let handle = self.gate.target(path)?;
+                let made = File::options().write(true).create_new(true).mode(0o600).open(&handle.path);
+                made.map_err(|error| {
+                    TargetError::refused(format!("cannot create the target {path}: {}", plain(&error)))
+                })?;
+                json(serde_json::Map::new())
+            }
+            Request::Discard { place, ready } => {
+                if *ready {
+                    self.gate.may_write("remove a patch")?;
+                } else {
+                    self.gate.may_store()?;
+                }
+                let (handle, redo) = self.redo(place)?;
+                if *ready && redo.is_ready() {
+                    redo.drop_ready().map_err(|error| restored(error, &[&handle]))?;
+                }
+                redo.discard();
+                json(serde_json::Map::new())
+            }
+            Request::Commit { place, state } => {
+                self.gate.may_store()?;
+                let (handle, redo) = self.redo(place)?;
+                if self.gate.append_only_patches && redo.is_ready() {
+                    let text = "there is a ready patch already, and this agent takes --append-only-patches";
+                    return Err(TargetError::refused(text));
+                }
+                redo.commit(state, context).map_err(|error| restored(error, &[&handle]))?;
+                json(serde_json::Map::new())
+            }
+            Request::Apply { path, place, size_policy } => {
+                self.gate.may_write("apply a patch")?;
+                let (target, (folder, redo)) = (self.gate.target(path)?, self.redo(place)?);
+                let handles = [&target, &folder];
+                let state = redo.ready_state().map_err(|error| restored(error, &handles))?;
+                let Some(state) = state.filter(|_| redo.is_ready()) else {
+                    return json(AppliedPatch { done_before: true, ..AppliedPatch::default() });
+                };
+                pulse.state.total.store(state.patch_bytes, Ordering::Relaxed);
+                let lock = guard::lock_target(&target.path).map_err(|error| restored(error, &handles))?;
+                let applied = redo.apply(&target.path, &state, (*size_policy).into(), context);
+                drop(lock);
+                let applied = applied.map_err(|error| restored(error, &handles))?;
+                json(AppliedPatch {
+                    written_bytes: applied.as_ref().map_or(0, |stats| stats.written_bytes),
+                    done_before: applied.is_none(),
+                })
+            }
+            Request::Bench { path, seconds } => {
+                let handle = path.as_deref().map(|path| self.gate.target(path)).transpose()?;
+                let device = handle.as_ref().map(|handle| handle.path.clone());
+                let plan = Plan { device, seconds: seconds.clamp(0.1, 3600.0), ..Plan::default() };
+                json(measure(&plan, &mut |_| {})?)
+            }
+            Request::Compare(_) => Err(TargetError::refused("a comparison has a way of its own")),
+        }
+    }
+
+    fn about(&self) -> About {
+        let system = rustix::system::uname();
+        About {
+            version: env!("CARGO_PKG_VERSION").into(),
+            machine: system.machine().to_string_lossy().into_owned(),
+            host: system.nodename().to_string_lossy().into_owned(),
+            user: rustix::process::geteuid().as_raw().to_string(),
+            time: jiff::Timestamp::now().to_string(),
+            read_only: self.gate.read_only,
+            append_only_patches: self.gate.append_only_patches,
+            restricted: !self.gate.allowed.is_empty(),
+        }
+    }
+
+    fn redo(&self, place: &Place) -> Result<(Handle, Redo), TargetError> {
+        if !is_file_stem(&place.stem) {
+            return Err(TargetError::refused(format!("{:?} is no name of a patch", place.stem)));
+        }
+        let folder = self.gate.folder(&place.folder)?;
+        let redo = Redo::with_stem(&folder.path, &place.stem).map_err(|error| restored(error, &[&folder]))?;
+        Ok((folder, redo))
+    }
+
+    fn facts(&self, path: &str, place: Option<&Place>, context: Context<'_>) -> Outcome {
+        let target = self.gate.target(path)?;
+        let mut facts = Facts { kind: "missing".into(), ..Facts::default() };
+        if target.exists {
+            let metadata = std::fs::metadata(&target.path).map_err(|error| {
+                TargetError::refused(format!("cannot look at the target {path}: {}", plain(&error)))
+            })?;
+            facts.identity = Some(identity(&metadata));
+            // Without opening it: what opens a FIFO or a tape does something.
+            match Some(&target.path).filter(|_| is_file_or_block(&metadata)) {
+                None => facts.kind = "other".into(),
+                Some(path) => {
+                    let device = Device::open(path, Access::Read).map_err(|error| restored(error.into(), &[&target]))?;
+                    facts.kind = if device.kind() == DeviceKind::Block { "block" } else { "file" }.into();
+                    facts.size = Some(device.size());
+                    facts.busy = guard::busy(path)?;
+                }
+            }
+        }
+        if let Some(place) = place
+            && let Ok((_folder, redo)) = self.redo(place)
+        {
+            facts.folder = true;
+            facts.writable = redo.is_writable();
+            facts.free_bytes = redo.free_bytes();
+            facts.partial_bytes = redo.partial_bytes();
+            facts.leftovers = redo.has_leftovers();
+            if redo.is_ready() {
+                let state = redo.ready_state().map_err(|error| restored(error, &[&_folder]))?;
+                let (bytes, sha256) = redo.ready_digest(context).map_err(|error| restored(error, &[&_folder]))?;
+                facts.ready = Some(Ready { bytes, sha256, state });
+            }
+        }
+        json(facts)
+    }
+
+    /// Compares, as it is asked for. Errors of the connection end the session.
+    fn compare(&mut self, request: &Compare) -> Result<Outcome, Error> {
+        let prepared = self.prepare(request);
+        let (scanner, shape, mut sink, handles) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => return Ok(Err(error)),
+        };
+        let compared = Compared { size: scanner.device().size() };
+        let answer = match json(compared) {
+            Ok(value) => serde_json::to_vec(&Answer::Ok(value)).unwrap_or_default(),
+            Err(error) => return Ok(Err(error)),
+        };
+        self.link.output().send(AgentMessage::Answer, &[&answer])?;
+        let result = {
+            let sink: Option<&mut dyn PatchSink> = match &mut sink {
+                Sink::None => None,
+                Sink::Stored(stored) => Some(stored),
+                Sink::Applied(applied) => Some(applied),
+            };
+            tree_server(&mut self.link, &scanner, &shape, sink, self.context)
+        };
+        let handles: Vec<&Handle> = handles.iter().collect();
+        match result {
+            Ok(complete) => Ok(self.complete(sink, complete).map_err(|error| restored(error, &handles))),
+            // The connection is gone, or of no use: a partial patch stays for another one.
+            Err(error @ (Error::Protocol(_) | Error::ReadPeer(_) | Error::WritePeer(_))) => Err(error),
+            Err(error) => {
+                let _ = self.complete(sink, false);
+                Ok(Err(restored(error.into(), &handles)))
+            }
+        }
+    }
+
+    fn prepare(&self, request: &Compare) -> Result<(Arc<Scanner>, bdsync_engine::tree::Shape, Sink, Vec<Handle>), TargetError> {
+        let shape = request.shape()?;
+        let target = self.gate.target(&request.path)?;
+        let device = Device::open(&target.path, Access::Read).map_err(|error| restored(error.into(), &[&target]))?;
+        let scanner = Scanner::new(Arc::new(device), self.scan)?;
+        if request.flush_cache {
+            scanner.flush_cache();
+        }
+        let mut handles = Vec::new();
+        let sink = match &request.patch {
+            None => Sink::None,
+            Some(PatchGoes::Stored { place, offset, sha256 }) => {
+                self.gate.may_store()?;
+                let (folder, redo) = self.redo(place)?;
+                let stored = Stored::new(redo, *offset, sha256, self.context);
+                let stored = stored.map_err(|error| restored(error, &[&folder]))?;
+                handles.push(folder);
+                Sink::Stored(stored)
+            }
+            Some(PatchGoes::Applied { in_place }) => {
+                self.gate.may_write("change a target")?;
+                if let Some(why) = guard::busy(&target.path)? {
+                    let text = format!("the target {} {why}; nothing was changed", request.path);
+                    return Err(TargetError::refused(text));
+                }
+                let lock = guard::lock_target(&target.path).map_err(|error| restored(error, &[&target]))?;
+                Sink::Applied(Applied::start(&target.path, (*in_place).into(), lock)?)
+            }
+        };
+        handles.push(target);
+        Ok((scanner, shape, sink, handles))
+    }
+
+    fn complete(&self, sink: Sink, complete: bool) -> Outcome {
+        match (sink, complete) {
+            (Sink::None, _) => json(serde_json::Map::new()),
+            (Sink::Stored(stored), false) => {
+                stored.redo.discard();
+                json(serde_json::Map::new())
+            }
+            (Sink::Stored(stored), true) => {
+                let _pulse = Pulse::start(self.link.output().clone())?;
+                json(stored.finish()?)
+            }
+            (Sink::Applied(applied), _) => {
+                let _pulse = Pulse::start(self.link.output().clone())?;
+                json(applied.finish()?)
+            }
+        }
+    }
+}
+
+/// An error with the names that the client knows.
+fn restored(error: TargetError, handles: &[&Handle]) -> TargetError {
+    let text = handles.iter().fold(error.to_string(), |text, handle| handle.restore(&text));
+    match error {
+        TargetError::NoSpace(_) => TargetError::NoSpace(text),
+        _ => TargetError::refused(text),
+    }
+}
+
+fn is_file_or_block(metadata: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    metadata.is_file() || metadata.file_type().is_block_device()
+}
+
+fn identity(metadata: &std::fs::Metadata) -> String {
+    use std::os::unix::fs::FileTypeExt;
+    let number = |device: u64| format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+    match metadata.file_type().is_block_device() {
+        true => format!("block {}", number(metadata.rdev())),
+        false => format!("file {} {}", number(metadata.dev()), metadata.ino()),
+    }
+}
+
+/// Where a patch goes.
+enum Sink {
+    None,
+    Stored(Stored),
+    Applied(Applied),
+}
+
+/// A patch that becomes a file.
+struct Stored {
+    redo: Redo,
+    stream: PatchStream<BufWriter<File>>,
+}
+
+impl Stored {
+    fn new(redo: Redo, offset: u64, sha256: &str, context: Context<'_>) -> Result<Self, TargetError> {
+        let resumed = match offset {
+            0 => None,
+            _ => match redo.resume(offset, sha256, context)? {
+                Some(resumed) => Some(resumed),
+                None => return Err(TargetError::refused("the partial patch is not the one that is to be gone on with")),
+            },
+        };
+        let (file, before) = match resumed {
+            Some((file, digest)) => (file, Some(digest)),
+            None => (redo.begin()?, None),
+        };
+        let mut stream = PatchStream::new(BufWriter::with_capacity(1 << 18, file), None, context.cancellation);
+        if let Some(digest) = before {
+            stream.resume(offset, digest);
+        }
+        Ok(Self { redo, stream })
+    }
+
+    fn finish(self) -> Result<StoredPatch, TargetError> {
+        let (buffer, patch_bytes, sha256) = self.stream.finish();
+        let file = buffer.into_inner().map_err(|error| self.redo.write_failed(error.error()))?;
+        // A failing disk may say so only here.
+        file.sync_all().map_err(|error| self.redo.write_failed(&error))?;
+        Ok(StoredPatch { patch_bytes, sha256 })
+    }
+}
+
+impl PatchSink for Stored {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.stream.write_all(bytes).map_err(Error::WritePatch)
+    }
+}
+
+/// A patch that is applied while it comes.
+struct Applied {
+    pipe: Option<io::PipeWriter>,
+    thread: std::thread::JoinHandle<Result<u64, Error>>,
+    _lock: guard::TargetLock,
+}
+
+impl Applied {
+    fn start(target: &Path, size_policy: SizePolicy, lock: guard::TargetLock) -> Result<Self, TargetError> {
+        let failed = |error: io::Error| TargetError::refused(format!("cannot apply in place: {error}"));
+        let (reader, pipe) = io::pipe().map_err(failed)?;
+        let options = ApplyOptions {
+            device: Some(target.into()),
+            size_policy,
+            warn_size: false,
+            warn_device: false,
+            punch_holes: false,
+            verify: None,
+        };
+        let thread = std::thread::Builder::new()
+            .name("apply".into())
+            .spawn(move || {
+                let cancellation = Cancellation::new();
+                let context = Context { observer: &|_: &Event| {}, cancellation: &cancellation };
+                apply(reader, &options, context).map(|stats| stats.written_bytes)
+            })
+            .map_err(failed)?;
+        Ok(Self { pipe: Some(pipe), thread, _lock: lock })
+    }
+
+    fn finish(mut self) -> Result<AppliedPatch, TargetError> {
+        drop(self.pipe.take());
+        match self.thread.join() {
+            Ok(written) => Ok(AppliedPatch { written_bytes: written?, done_before: false }),
+            Err(_) => Err(TargetError::refused("applying ended in a way that it must not")),
+        }
+    }
+}
+
+impl PatchSink for Applied {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        // If it has ended, why is said at the end.
+        if let Some(pipe) = &mut self.pipe
+            && pipe.write_all(bytes).is_err()
+        {
+            self.pipe = None;
+        }
+        Ok(())
+    }
+}
+
+/// Tells the client once a second that all is well, as long as it lives.
+struct Pulse {
+    state: Arc<PulseState>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct PulseState {
+    stop: Mutex<bool>,
+    stopped: Condvar,
+    done: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Pulse {
+    fn start(output: Output) -> Result<Self, Error> {
+        let state = Arc::<PulseState>::default();
+        let shared = Arc::clone(&state);
+        let beat = move || {
+            let mut stop = shared.stop.lock().unwrap_or_else(PoisonError::into_inner);
+            loop {
+                let waited = shared.stopped.wait_timeout(stop, PULSE).unwrap_or_else(PoisonError::into_inner);
+                if *waited.0 {
+                    return;
+                }
+                stop = waited.0;
+                let (done, total) = (shared.done.load(Ordering::Relaxed), shared.total.load(Ordering::Relaxed));
+                let text = serde_json::to_vec(&ProgressReport { done, total }).unwrap_or_default();
+                // Whether anybody hears it shows when the answer is sent.
+                let _ = output.send(AgentMessage::Progress, &[&text]).and_then(|()| output.flush());
+            }
+        };
+        let thread = std::thread::Builder::new().name("pulse".into()).spawn(beat);
+        let thread = thread.map_err(|error| Error::Resources(format!("cannot start a thread: {error}")))?;
+        Ok(Self { state, thread: Some(thread) })
+    }
+}
+
+impl Drop for Pulse {
+    fn drop(&mut self) {
+        *self.state.stop.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.state.stopped.notify_all();
+        if let Some(thread) = self.thread.take() {
+            // It cannot panic.
+            let _ = thread.join();
+        }
+    }
+}
