@@ -224,6 +224,11 @@ impl Stdout {
 }
 
 impl Outcome {
+    /// Standard output as text.
+    pub fn stdout_text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
     /// The lines of stderr.
     pub fn lines(&self) -> Vec<&str> {
         self.stderr.lines().collect()

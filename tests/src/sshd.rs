@@ -65,6 +65,48 @@ impl Sshd {
     }
 }
 
+impl Sshd {
+    /// The `[remote.NAME]` section for SSH without the `ssh` program.
+    ///
+    /// # Panics
+    ///
+    /// When the list of known hosts cannot be written.
+    pub fn remote(&self, name: &str, settings: &str) -> String {
+        let key = String::from_utf8(self.dir.read("host.pub")).expect("a public key");
+        let key: Vec<&str> = key.split_whitespace().take(2).collect();
+        self.dir.write("known", format!("[127.0.0.1]:{} {}\n", self.port, key.join(" ")).as_bytes());
+        self.remote_with(name, &self.dir.path_text("known"), settings)
+    }
+
+    /// The same with another list of known hosts.
+    pub fn remote_with(&self, name: &str, known_hosts: &str, settings: &str) -> String {
+        let text = if settings.contains("identity_file") {
+            String::new()
+        } else {
+            format!("identity_file = \"{}\"\n", self.dir.path_text("user"))
+        };
+        format!(
+            "[remote.{name}]\nhost = \"127.0.0.1\"\nport = {}\nuser = \"root\"\nssh_agent = false\n{text}known_hosts = \"{known_hosts}\"\n{settings}\n",
+            self.port
+        )
+    }
+
+    /// Its folder: `host` and `user` are its keys, `authorized` who may log in.
+    pub fn dir(&self) -> &WorkDir {
+        &self.dir
+    }
+
+    /// Its port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+}
+
 fn start(sshd: &Path, dir: &WorkDir, port: u16) -> Option<Child> {
     let log = std::fs::File::create(dir.path("log")).expect("a log");
     let mut child = Command::new(sshd)

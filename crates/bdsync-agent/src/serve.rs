@@ -15,7 +15,7 @@ use bdsync_device::{Access, Device, DeviceKind, plain};
 use bdsync_engine::apply::{ApplyOptions, apply};
 use bdsync_engine::bench::{Plan, measure};
 use bdsync_engine::serve::{ServeOptions, serve};
-use bdsync_engine::tree::{Link, LinkEvent, LinkOptions, Output, PatchSink, tree_server};
+use bdsync_engine::tree::{Link, LinkEvent, LinkOptions, Output, PatchSink, Shape, tree_server};
 use bdsync_engine::{Cancellation, Context, Error, Event, ScanOptions, Scanner, SizePolicy};
 use bdsync_proto::agent::{AGENT_VERSION, AgentMessage, CAPABILITY, ZSTD};
 use bdsync_proto::{Hello, MessageType, ProtocolError, limits};
@@ -95,7 +95,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
         return Ok(serve(input, output, options, context)?);
     }
     let link = Link::new(Cursor::new(first).chain(input), output, LinkOptions::Wait(QUEUE), zstd)?;
-    Ok(Agent { gate, link, scan, context }.run()?)
+    Ok(Agent { gate, link, scan, context, held: None }.run()?)
 }
 
 fn send_hello(output: &mut File, hello: &Hello) -> io::Result<()> {
@@ -150,6 +150,8 @@ struct Agent<'a> {
     link: Link,
     scan: ScanOptions,
     context: Context<'a>,
+    /// The target that this session brings up to date; nobody else may meanwhile.
+    held: Option<(String, guard::TargetLock)>,
 }
 
 type Outcome = Result<serde_json::Value, TargetError>;
@@ -197,7 +199,7 @@ impl Agent<'_> {
         }
     }
 
-    fn answer(&self, request: &Request, pulse: &Pulse) -> Outcome {
+    fn answer(&mut self, request: &Request, pulse: &Pulse) -> Outcome {
         let observer = |event: &Event| {
             if let Event::Applied { data_bytes } = event {
                 pulse.state.done.store(*data_bytes, Ordering::Relaxed);
@@ -248,9 +250,8 @@ impl Agent<'_> {
                     return json(AppliedPatch { done_before: true, ..AppliedPatch::default() });
                 };
                 pulse.state.total.store(state.patch_bytes, Ordering::Relaxed);
-                let lock = guard::lock_target(&target.path).map_err(|error| restored(error, &handles))?;
+                self.hold(&target)?;
                 let applied = redo.apply(&target.path, &state, (*size_policy).into(), context);
-                drop(lock);
                 let applied = applied.map_err(|error| restored(error, &handles))?;
                 json(AppliedPatch {
                     written_bytes: applied.as_ref().map_or(0, |stats| stats.written_bytes),
@@ -264,6 +265,19 @@ impl Agent<'_> {
                 json(measure(&plan, &mut |_| {})?)
             }
             Request::Compare(_) => Err(TargetError::refused("a comparison has a way of its own")),
+        }
+    }
+
+    /// Locks a target until the session ends, and makes sure that it is the one that was
+    /// locked before.
+    fn hold(&mut self, target: &Handle) -> Result<(), TargetError> {
+        if self.held.as_ref().is_none_or(|(path, _)| *path != target.asked) {
+            let lock = guard::lock_target(&target.path).map_err(|error| restored(error, &[target]))?;
+            self.held = Some((target.asked.clone(), lock));
+        }
+        match &self.held {
+            Some((_, lock)) => lock.check(&target.path).map_err(|error| restored(error, &[target])),
+            None => Ok(()),
         }
     }
 
@@ -359,7 +373,7 @@ impl Agent<'_> {
         }
     }
 
-    fn prepare(&self, request: &Compare) -> Result<(Arc<Scanner>, bdsync_engine::tree::Shape, Sink, Vec<Handle>), TargetError> {
+    fn prepare(&mut self, request: &Compare) -> Result<Prepared, TargetError> {
         let shape = request.shape()?;
         let target = self.gate.target(&request.path)?;
         let device = Device::open(&target.path, Access::Read).map_err(|error| restored(error.into(), &[&target]))?;
@@ -372,6 +386,7 @@ impl Agent<'_> {
             None => Sink::None,
             Some(PatchGoes::Stored { place, offset, sha256 }) => {
                 self.gate.may_store()?;
+                self.hold(&target)?;
                 let (folder, redo) = self.redo(place)?;
                 let stored = Stored::new(redo, *offset, sha256, self.context);
                 let stored = stored.map_err(|error| restored(error, &[&folder]))?;
@@ -384,8 +399,8 @@ impl Agent<'_> {
                     let text = format!("the target {} {why}; nothing was changed", request.path);
                     return Err(TargetError::refused(text));
                 }
-                let lock = guard::lock_target(&target.path).map_err(|error| restored(error, &[&target]))?;
-                Sink::Applied(Applied::start(&target.path, (*in_place).into(), lock)?)
+                self.hold(&target)?;
+                Sink::Applied(Applied::start(&target.path, (*in_place).into())?)
             }
         };
         handles.push(target);
@@ -433,6 +448,9 @@ fn identity(metadata: &std::fs::Metadata) -> String {
         false => format!("file {} {}", number(metadata.dev()), metadata.ino()),
     }
 }
+
+/// What a comparison needs.
+type Prepared = (Arc<Scanner>, Shape, Sink, Vec<Handle>);
 
 /// Where a patch goes.
 enum Sink {
@@ -486,11 +504,10 @@ impl PatchSink for Stored {
 struct Applied {
     pipe: Option<io::PipeWriter>,
     thread: std::thread::JoinHandle<Result<u64, Error>>,
-    _lock: guard::TargetLock,
 }
 
 impl Applied {
-    fn start(target: &Path, size_policy: SizePolicy, lock: guard::TargetLock) -> Result<Self, TargetError> {
+    fn start(target: &Path, size_policy: SizePolicy) -> Result<Self, TargetError> {
         let failed = |error: io::Error| TargetError::refused(format!("cannot apply in place: {error}"));
         let (reader, pipe) = io::pipe().map_err(failed)?;
         let options = ApplyOptions {
@@ -509,7 +526,7 @@ impl Applied {
                 apply(reader, &options, context).map(|stats| stats.written_bytes)
             })
             .map_err(failed)?;
-        Ok(Self { pipe: Some(pipe), thread, _lock: lock })
+        Ok(Self { pipe: Some(pipe), thread })
     }
 
     fn finish(mut self) -> Result<AppliedPatch, TargetError> {
@@ -554,11 +571,11 @@ impl Pulse {
         let beat = move || {
             let mut stop = shared.stop.lock().unwrap_or_else(PoisonError::into_inner);
             loop {
-                let waited = shared.stopped.wait_timeout(stop, PULSE).unwrap_or_else(PoisonError::into_inner);
-                if *waited.0 {
+                let waited = shared.stopped.wait_timeout_while(stop, PULSE, |stop| !*stop);
+                stop = waited.unwrap_or_else(PoisonError::into_inner).0;
+                if *stop {
                     return;
                 }
-                stop = waited.0;
                 let (done, total) = (shared.done.load(Ordering::Relaxed), shared.total.load(Ordering::Relaxed));
                 let text = serde_json::to_vec(&ProgressReport { done, total }).unwrap_or_default();
                 // Whether anybody hears it shows when the answer is sent.

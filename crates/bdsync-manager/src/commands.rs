@@ -2,22 +2,19 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::Mutex;
 
 use anyhow::{Context as _, Result};
-use bdsync_device::{Access, Device};
 use clap::CommandFactory;
 use serde_json::json;
 
 use crate::cli::CommandLine;
 use crate::config::{Task, Verify};
 use crate::failure::{Exit, Failure};
-use crate::far::Far;
-use crate::report::{Phase, binary};
+use crate::end;
+use crate::report::binary;
 use crate::run::{Control, Job, Ranges, has_snapshots};
 use crate::state::Outcome;
-use crate::local;
-use bdsync_target::guard;
 use bdsync_target::redo::Redo;
 
 /// `list`: names, sources, targets.
@@ -37,8 +34,8 @@ pub(crate) fn list(tasks: &[Task], control: &Control) -> Result<Exit> {
 /// Where a target is, in words.
 fn place(task: &Task) -> String {
     match &task.remote {
-        Some(remote) => format!("{} at {}", task.target.display(), remote.label),
-        None => task.target.display().to_string(),
+        Some(remote) if !task.pull => format!("{} at {}", task.target.display(), remote.label),
+        _ => task.target.display().to_string(),
     }
 }
 
@@ -58,7 +55,7 @@ pub(crate) fn check(tasks: &[Task], control: &Control) -> Result<Exit> {
     let mut exit = Exit::Success;
     for task in tasks.iter().filter(|task| !task.disabled) {
         let reporter = control.reporter.task(&task.name);
-        let job = Job { control, reporter: &reporter, expected_patch_bytes: 0 };
+        let job = Job { control, reporter: &reporter, expected_patch_bytes: 0, resume: Mutex::default() };
         let result = check_task(task, &job);
         reporter.done();
         let (text, problem) = match result {
@@ -83,38 +80,34 @@ pub(crate) fn check(tasks: &[Task], control: &Control) -> Result<Exit> {
 
 fn check_task(task: &Task, job: &Job<'_>) -> Result<String, Failure> {
     has_snapshots(task)?;
-    let source = Device::open(&task.source, Access::Read)?;
-    let (exists, ready) = match &task.remote {
-        None => {
-            let redo = task.patch_folder.as_deref().map(|folder| Redo::new(folder, &task.target)).transpose()?;
-            let exists = task.target.exists();
-            if exists {
-                guard::check(source.path(), &task.target)?;
-            } else if !task.create_target {
-                return Err(local::missing());
-            }
-            (exists, redo.is_some_and(|redo| redo.is_ready()))
-        }
-        Some(remote) => {
-            let far = Far::new(task, remote, job);
-            let survey = far.survey()?;
-            far.check(&survey)?;
-            (survey.exists(), survey.ready)
-        }
+    let found = end::check(task, job)?;
+    let at = |is_far: bool| match &task.remote {
+        Some(remote) if is_far => format!(" at {}", remote.label),
+        _ => String::new(),
     };
-    let mut plan = format!("would compare {} ({}) with {}", task.source.display(), binary(source.size()), place(task));
-    if !exists {
+    let mut plan = format!(
+        "would compare {}{} ({}) with {}{}",
+        task.source.display(),
+        at(task.pull),
+        binary(found.source_bytes),
+        task.target.display(),
+        at(!task.pull)
+    );
+    if !found.target_exists {
         plan += ", which would be created";
     }
     plan += match &task.patch_folder {
         Some(_) => ", store a patch and apply it",
         None => ", and change it in place",
     };
-    if ready {
+    if found.is_ready {
         plan += "; first it would finish the patch that an earlier run left";
     }
     if task.verify != Verify::Off {
         plan += "; then compare again";
+    }
+    if let Some(way) = found.far_end {
+        plan += &format!(" (with {way})");
     }
     Ok(plan)
 }
@@ -124,7 +117,7 @@ pub(crate) fn verify(tasks: &[Task], control: &Control) -> Result<Exit> {
     let (mut failed, mut different) = (false, false);
     for task in tasks.iter().filter(|task| !task.disabled) {
         let reporter = control.reporter.task(&task.name);
-        let job = Job { control, reporter: &reporter, expected_patch_bytes: 0 };
+        let job = Job { control, reporter: &reporter, expected_patch_bytes: 0, resume: Mutex::default() };
         let result = verify_task(task, &job);
         reporter.done();
         match result {
@@ -148,12 +141,7 @@ pub(crate) fn verify(tasks: &[Task], control: &Control) -> Result<Exit> {
 }
 
 fn verify_task(task: &Task, job: &Job<'_>) -> Result<Ranges, Failure> {
-    let source = Arc::new(Device::open(&task.source, Access::Read)?);
-    job.reporter.phase(Phase::Verify, source.size());
-    Ok(match &task.remote {
-        None => local::differences(task, &source, false, job)?.0,
-        Some(remote) => Far::new(task, remote, job).differences(&source)?.0,
-    })
+    end::verify(task, job)
 }
 
 fn print_ranges(task: &Task, ranges: &Ranges, control: &Control) -> io::Result<()> {
@@ -182,7 +170,7 @@ fn print_ranges(task: &Task, ranges: &Ranges, control: &Control) -> io::Result<(
 pub(crate) fn status(tasks: &[Task], control: &Control) -> Result<Exit> {
     for task in tasks {
         let record = control.state.record(&control.config, &task.name)?;
-        let local_folder = task.patch_folder.as_deref().filter(|_| task.remote.is_none());
+        let local_folder = task.patch_folder.as_deref().filter(|_| task.remote.is_none() || task.pull);
         let redo = local_folder.and_then(|folder| Redo::new(folder, &task.target).ok());
         let pending = redo.is_some_and(|redo| redo.is_ready());
         let running = control.state.is_locked(task);

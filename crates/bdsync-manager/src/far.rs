@@ -7,13 +7,16 @@ use std::time::Instant;
 
 use bdsync_device::{Access, Device};
 use bdsync_engine::diff::{DiffOptions, DiffStats, Names, Peer, diff};
-use bdsync_engine::{Error, Salt, Scanner, SizePolicy};
+use bdsync_engine::compare::{CompareOptions, CompareStats};
+use bdsync_engine::{Context, Error, Event, Observer, Salt, Scanner, SizePolicy};
+use tokio::runtime::Handle;
 use bdsync_proto::patch::PatchReader;
 use bdsync_target::redo::{RedoState, file_stem};
 use bdsync_target::stream::PatchStream;
 
 use crate::config::{Remote, Task, Verify};
 use crate::failure::Failure;
+use crate::local::Source;
 use crate::remote::{Connection, End, Session, quote, quote_path};
 use crate::report::Phase;
 use crate::run::{Job, Ranges};
@@ -57,15 +60,12 @@ impl Survey {
 }
 
 impl<'a> Far<'a> {
-    pub(crate) fn new(task: &'a Task, remote: &'a Remote, job: &'a Job<'a>) -> Self {
-        let connection = Connection::new(remote, &task.name, &job.control.cancellation);
+    pub(crate) fn new(task: &'a Task, remote: &'a Remote, job: &'a Job<'a>, connection: Connection) -> Self {
         Self { task, remote, connection, job }
     }
 
     /// Brings the target up to date with `source`.
-    pub(crate) fn run(&self, source: &Path) -> Result<TaskStats, Failure> {
-        self.job.reporter.phase(Phase::Prepare, 0);
-        let source = Arc::new(Device::open(source, Access::Read)?);
+    pub(crate) fn run(&self, source: &Arc<Device>) -> Result<TaskStats, Failure> {
         let preparing = |failure: Failure| failure.during("preparing");
         let mut survey = self.survey().map_err(preparing)?;
         self.check(&survey)?;
@@ -83,12 +83,12 @@ impl<'a> Far<'a> {
         }
         let policy = if is_new { SizePolicy::Resize } else { self.task.compare.size_policy };
         match &self.task.patch_folder {
-            Some(folder) => self.two_phases(&source, folder, policy, &survey, &mut stats)?,
-            None => self.in_place(&source, policy, &mut stats)?,
+            Some(folder) => self.two_phases(source, folder, policy, &survey, &mut stats)?,
+            None => self.in_place(source, policy, &mut stats)?,
         }
         if self.task.verify != Verify::Off {
             self.job.reporter.phase(Phase::Verify, source.size());
-            let (ranges, found) = self.differences(&source).map_err(|failure| failure.during("verifying"))?;
+            let (ranges, found) = self.differences(source).map_err(|failure| failure.during("verifying"))?;
             stats.verified_bytes = found.compared_bytes;
             if let Some((start, end)) = ranges.shown.first() {
                 let blocks = found.differing_blocks;
@@ -124,7 +124,10 @@ impl<'a> Far<'a> {
             ("k", stem.as_deref().map(quote_path).unwrap_or_default()),
             ("b", quote(&self.remote.program.to_string_lossy())),
         ];
-        let set: String = words.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+        self.ask(&words.iter().map(|(name, value)| format!("{name}={value}\n")).collect::<String>())
+    }
+
+    fn ask(&self, set: &str) -> Result<Survey, Failure> {
         let script = format!("{set}echo '{MARK}'\n{}{GUARD}{SURVEY}", heartbeat());
         let output = self.connection.run_first(&script, MARK)?;
         let mut survey = Survey::default();
@@ -154,11 +157,7 @@ impl<'a> Far<'a> {
     pub(crate) fn check(&self, survey: &Survey) -> Result<(), Failure> {
         let target = self.task.target.display();
         if !survey.program {
-            let program = self.remote.program.display();
-            return Err(Failure::new(format!(
-                "there is no program {program} at {} (setting remote_bdsync_bin)",
-                self.connection.name()
-            )));
+            return Err(self.no_program());
         }
         if let Some(busy) = &survey.busy {
             return Err(Failure::new(format!("the target {target} {busy}; nothing was changed")));
@@ -287,13 +286,23 @@ impl<'a> Far<'a> {
     /// Compares with a server at the far end; the patch goes into `patch`.
     fn compare<W: Write>(
         &self,
-        source: &Arc<Device>,
-        policy: SizePolicy,
+        device: &Arc<Device>,
+        options: &DiffOptions,
         patch: W,
+    ) -> (Result<(W, DiffStats), Error>, Result<End, Failure>) {
+        self.compare_with(device, options, patch, self.job.context())
+    }
+
+    fn compare_with<W: Write>(
+        &self,
+        device: &Arc<Device>,
+        options: &DiffOptions,
+        patch: W,
+        context: Context<'_>,
     ) -> (Result<(W, DiffStats), Error>, Result<End, Failure>) {
         let zero_blocks = if self.task.compare.zero_blocks { " --zeroblocks" } else { "" };
         let script = format!("exec {} --server{zero_blocks}", quote(&self.remote.program.to_string_lossy()));
-        let scanner = match Scanner::new(Arc::clone(source), self.task.compare.scan()) {
+        let scanner = match Scanner::new(Arc::clone(device), self.task.compare.scan()) {
             Ok(scanner) => scanner,
             Err(error) => return (Err(error), Err(Failure::new("not started"))),
         };
@@ -304,15 +313,16 @@ impl<'a> Far<'a> {
         let (Some(output), Some(input)) = (server.stdin.take(), server.stdout.take()) else {
             return (Err(Error::Cancelled), Err(Failure::new("the server has no streams")));
         };
-        let local = source.path().as_os_str().as_encoded_bytes();
+        let local = Device::path(device).as_os_str().as_encoded_bytes();
         // The far end opens it; a name that short is refused by stock.
-        let remote = match self.task.target.to_string_lossy() {
+        let remote = if self.task.pull { &self.task.source } else { &self.task.target };
+        let remote = match remote.to_string_lossy() {
             name if name.len() < 5 && !name.starts_with('/') => format!("././{name}"),
             name => name.into_owned(),
         };
         let names = Names { local, remote: remote.as_bytes() };
         let result =
-            diff(&scanner, names, Peer { input, output }, patch, &self.diff_options(policy), self.job.context());
+            diff(&scanner, names, Peer { input, output }, patch, options, context);
         (result, server.wait())
     }
 
@@ -354,7 +364,7 @@ impl<'a> Far<'a> {
         let Some(input) = store.stdin.take() else { return Err(Failure::new("the far end has no streams")) };
         let stream = PatchStream::new(input, self.task.bandwidth_limit, &self.job.control.cancellation);
         let stream = io::BufWriter::with_capacity(1 << 16, stream);
-        let (result, end) = self.compare(source, policy, stream);
+        let (result, end) = self.compare(source, &self.diff_options(policy), stream);
         let compared = match result {
             Ok((stream, compared)) => {
                 let flushed = stream.into_inner().map_err(|error| Error::WritePatch(error.into_error()));
@@ -483,7 +493,7 @@ impl<'a> Far<'a> {
         let partly = |failure: Failure| {
             failure.during("changing the target in place; it may be PARTLY CHANGED until a run ends well")
         };
-        let (result, end) = self.compare(source, policy, stream);
+        let (result, end) = self.compare(source, &self.diff_options(policy), stream);
         let compared = match result {
             Ok((stream, compared)) => {
                 let flushed = stream.into_inner().map_err(|error| Error::WritePatch(error.into_error()));
@@ -532,7 +542,7 @@ impl<'a> Far<'a> {
                     }
                 }
             });
-            let (result, end) = self.compare(source, SizePolicy::MinSize, writer);
+            let (result, end) = self.compare(source, &self.diff_options(SizePolicy::MinSize), writer);
             (result.map(|(_, stats)| stats), end)
         });
         let stats = match result {
@@ -546,6 +556,105 @@ impl<'a> Far<'a> {
             ranges.add(size.min(source.size()), size.max(source.size()));
         }
         Ok((ranges, stats))
+    }
+}
+
+impl<'a> Far<'a> {
+    /// A source at the far end. Its size is asked of the far end's shell.
+    pub(crate) fn into_source(self: Box<Self>) -> Result<FarSource<'a>, Failure> {
+        let words = format!("t={}\nd=\nk=\nb={}\n", quote_path(&self.task.source), quote(&self.remote.program.to_string_lossy()));
+        let survey = self.ask(&words)?;
+        if !survey.program {
+            return Err(self.no_program());
+        }
+        match (survey.kind.as_str(), survey.size) {
+            ("file" | "block", Some(size)) => Ok(FarSource { far: self, size }),
+            ("missing", _) => Err(Failure::new(format!(
+                "the source {} does not exist at {}",
+                self.task.source.display(),
+                self.connection.name()
+            ))),
+            _ => Err(Failure::new(format!(
+                "the source {} is neither a file nor a block device",
+                self.task.source.display()
+            ))),
+        }
+    }
+
+    fn no_program(&self) -> Failure {
+        let program = self.remote.program.display();
+        Failure::new(format!("there is no program {program} at {} (setting remote_bdsync_bin)", self.connection.name()))
+    }
+}
+
+/// A source at the far end, with a target here: its server's blocks go into the patch.
+pub(crate) struct FarSource<'a> {
+    far: Box<Far<'a>>,
+    size: u64,
+}
+
+impl Source for FarSource<'_> {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn path(&self) -> Option<&Path> {
+        None
+    }
+
+    fn compare(
+        &mut self,
+        target: &Arc<Device>,
+        _: &CompareOptions,
+        difference: &mut dyn FnMut(u64, &[u8]) -> Result<(), Error>,
+        job: &Job<'_>,
+    ) -> Result<CompareStats, Failure> {
+        let mut options = self.far.diff_options(SizePolicy::Resize);
+        if self.far.task.compare.size_policy == SizePolicy::MinSize && target.size() > 0 {
+            options.size_policy = SizePolicy::MinSize;
+        }
+        options.remote_data = true;
+        let (reader, writer) = io::pipe().map_err(|error| Failure::new(format!("cannot make a pipe: {error}")))?;
+        let far = &self.far;
+        let stop = job.control.cancellation.clone();
+        // The thread has the session; what it finds is dealt with here, in order.
+        let (result, end, taken) = std::thread::scope(|scope| {
+            let context = Handle::current();
+            let options = &options;
+            let compared = scope.spawn(move || {
+                let _entered = context.enter();
+                let quiet = |_: &Event| {};
+                let context = Context { observer: &quiet, cancellation: &stop };
+                far.compare_with(target, options, writer, context)
+            });
+            let mut taken = CompareStats::default();
+            let take = || -> Result<(), Error> {
+                let mut patch = PatchReader::new(reader)?;
+                while let Some(record) = patch.next_record()? {
+                    taken.differing_blocks += (record.data.len() as u64).div_ceil(options.block_size);
+                    taken.differing_bytes += record.data.len() as u64;
+                    difference(record.position, record.data)?;
+                    let (size, patch_bytes) = (self.size, taken.differing_bytes);
+                    Observer::event(job.reporter, &Event::Progress { position: record.position, size, patch_bytes });
+                }
+                Ok(())
+            };
+            let took = take();
+            match compared.join() {
+                Ok((result, end)) => (result.map(|(_, stats)| stats), end, took.map(|()| taken)),
+                Err(_) => (Err(Error::Cancelled), Err(Failure::new("comparing ended in a way that it must not")), Err(Error::Cancelled)),
+            }
+        });
+        match (result, taken) {
+            // What the patch's taker says is the cause of a patch that cannot be written.
+            (Err(Error::WritePatch(_)) | Ok(_), Err(error)) => Err(error.into()),
+            (Err(error), _) => Err(self.far.blame(error, end)),
+            (Ok(stats), Ok(mut taken)) => {
+                end.and_then(|end| end.success())?;
+                taken.compared_bytes = stats.compared_bytes;
+                Ok(taken)
+            }
+        }
     }
 }
 

@@ -25,13 +25,50 @@ use crate::state::TaskStats;
 /// How many parts of a mebibyte a sample has.
 const SAMPLE: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
+/// What a target of this machine is compared with.
+pub(crate) trait Source {
+    /// Its size in bytes.
+    fn size(&self) -> u64;
+
+    /// Its path, if it is on this machine.
+    fn path(&self) -> Option<&Path>;
+
+    /// Compares; the source's bytes of what differs go to `difference`, in order.
+    fn compare(
+        &mut self,
+        target: &Arc<Device>,
+        options: &CompareOptions,
+        difference: &mut dyn FnMut(u64, &[u8]) -> Result<(), Error>,
+        job: &Job<'_>,
+    ) -> Result<CompareStats, Failure>;
+}
+
+impl Source for Arc<Device> {
+    fn size(&self) -> u64 {
+        Device::size(self)
+    }
+
+    fn path(&self) -> Option<&Path> {
+        Some(Device::path(self))
+    }
+
+    fn compare(
+        &mut self,
+        target: &Arc<Device>,
+        options: &CompareOptions,
+        difference: &mut dyn FnMut(u64, &[u8]) -> Result<(), Error>,
+        job: &Job<'_>,
+    ) -> Result<CompareStats, Failure> {
+        Ok(compare(self, target, options, difference, job.context())?)
+    }
+}
+
 /// Brings the target up to date with `source`.
-pub(crate) fn run(task: &Task, source: &Path, job: &Job<'_>) -> Result<TaskStats, Failure> {
+pub(crate) fn run(task: &Task, source: &mut dyn Source, job: &Job<'_>) -> Result<TaskStats, Failure> {
     job.reporter.phase(Phase::Prepare, 0);
-    let source = Arc::new(Device::open(source, Access::Read)?);
     let redo = task.patch_folder.as_deref().map(|folder| Redo::new(folder, &task.target)).transpose()?;
     let created = ensure_target(task)?;
-    guard::check(source.path(), &task.target)?;
+    check(source, task)?;
     let lock = guard::lock_target(&task.target)?;
     let mut stats = TaskStats::default();
     if let Some(redo) = &redo {
@@ -39,17 +76,17 @@ pub(crate) fn run(task: &Task, source: &Path, job: &Job<'_>) -> Result<TaskStats
     }
     let target = Device::open(&task.target, Access::Read)?;
     let is_new = created || (task.create_target && target.kind() == DeviceKind::File && target.size() == 0);
-    let size = final_size(task, &source, &target, is_new)?;
+    let size = final_size(task, source.size(), target.size(), target.kind() == DeviceKind::Block, is_new)?;
     match &redo {
         Some(redo) => {
             let far = Target { device: target, lock: &lock, is_new };
-            two_phases(task, &source, far, size, redo, job, &mut stats)?;
+            two_phases(task, source, far, size, redo, job, &mut stats)?;
         }
-        None => in_place(task, &source, size, &lock, job, &mut stats)?,
+        None => in_place(task, source, size, &lock, job, &mut stats)?,
     }
     if task.verify != Verify::Off {
         job.reporter.phase(Phase::Verify, size);
-        let (ranges, found) = differences(task, &source, task.verify == Verify::Sample, job)?;
+        let (ranges, found) = differences(task, source, task.verify == Verify::Sample, job)?;
         stats.verified_bytes = found.compared_bytes;
         if let Some((start, end)) = ranges.shown.first() {
             let blocks = found.differing_blocks;
@@ -62,24 +99,23 @@ pub(crate) fn run(task: &Task, source: &Path, job: &Job<'_>) -> Result<TaskStats
 }
 
 /// What a run would find: how much differs. Nothing is written.
-pub(crate) fn dry_run(task: &Task, source: &Path, job: &Job<'_>) -> Result<TaskStats, Failure> {
-    let source = Arc::new(Device::open(source, Access::Read)?);
+pub(crate) fn dry_run(task: &Task, source: &mut dyn Source, job: &Job<'_>) -> Result<TaskStats, Failure> {
     if !task.target.exists() {
         return match task.create_target {
             true => Ok(TaskStats { changed_bytes: source.size(), ..TaskStats::default() }),
             false => Err(missing()),
         };
     }
-    guard::check(source.path(), &task.target)?;
+    check(source, task)?;
     job.reporter.phase(Phase::Compare, source.size());
-    let (_, found) = differences(task, &source, false, job)?;
+    let (_, found) = differences(task, source, false, job)?;
     Ok(TaskStats { scanned_bytes: found.compared_bytes, changed_bytes: found.differing_bytes, ..TaskStats::default() })
 }
 
 /// The ranges that differ between the two, as (start, end) in bytes, and the totals.
 pub(crate) fn differences(
     task: &Task,
-    source: &Arc<Device>,
+    source: &mut dyn Source,
     sample: bool,
     job: &Job<'_>,
 ) -> Result<(Ranges, CompareStats), Failure> {
@@ -90,11 +126,11 @@ pub(crate) fn differences(
         options.length = source.size().min(target.size());
     }
     let mut ranges = Ranges::default();
-    let difference = |position: u64, bytes: &[u8]| {
+    let mut difference = |position: u64, bytes: &[u8]| {
         ranges.add(position, position + bytes.len() as u64);
         Ok(())
     };
-    let mut stats = compare(source, &target, &options, difference, job.context())?;
+    let mut stats = source.compare(&target, &options, &mut difference, job)?;
     // What the target has behind the source's end was not compared.
     if target.size() > source.size() && task.compare.size_policy != SizePolicy::MinSize {
         ranges.add(source.size(), target.size());
@@ -123,9 +159,33 @@ fn ensure_target(task: &Task) -> Result<bool, Failure> {
     }
 }
 
-/// The size that the target shall have, if the task allows it.
-fn final_size(task: &Task, source: &Device, target: &Device, is_new: bool) -> Result<u64, Failure> {
-    let (from, to) = (source.size(), target.size());
+/// Refuses targets that must not be written.
+fn check(source: &dyn Source, task: &Task) -> Result<(), Failure> {
+    match source.path() {
+        Some(path) => Ok(guard::check(path, &task.target)?),
+        None => match guard::busy(&task.target)? {
+            Some(why) => {
+                Err(Failure::new(format!("the target {} {why}; nothing was changed", task.target.display())))
+            }
+            None => Ok(()),
+        },
+    }
+}
+
+/// What `check` tells of a local target: whether it is there, and has a ready patch.
+pub(crate) fn look(task: &Task, source: &dyn Source) -> Result<(bool, bool), Failure> {
+    let redo = task.patch_folder.as_deref().map(|folder| Redo::new(folder, &task.target)).transpose()?;
+    let exists = task.target.exists();
+    if exists {
+        check(source, task)?;
+    } else if !task.create_target {
+        return Err(missing());
+    }
+    Ok((exists, redo.is_some_and(|redo| redo.is_ready())))
+}
+
+/// The size that a target shall have, if the task allows it.
+pub(crate) fn final_size(task: &Task, from: u64, to: u64, is_block: bool, is_new: bool) -> Result<u64, Failure> {
     if from == to {
         return Ok(from);
     }
@@ -138,7 +198,7 @@ fn final_size(task: &Task, source: &Device, target: &Device, is_new: bool) -> Re
         }
         _ => {}
     }
-    if target.kind() == DeviceKind::Block {
+    if is_block {
         return Err(Failure::new(format!(
             "Different sizes: the source has {from} bytes and the target {to}, and a block device cannot be resized from here"
         )));
@@ -158,7 +218,7 @@ fn options(task: &Task, length: u64) -> CompareOptions {
 
 fn in_place(
     task: &Task,
-    source: &Arc<Device>,
+    source: &mut dyn Source,
     size: u64,
     lock: &TargetLock,
     job: &Job<'_>,
@@ -175,7 +235,7 @@ fn in_place(
     job.reporter.phase(Phase::Compare, size);
     let mut written = 0;
     let mut throttle = PatchStream::new(io::sink(), task.bandwidth_limit, &job.control.cancellation);
-    let difference = |position: u64, bytes: &[u8]| {
+    let mut difference = |position: u64, bytes: &[u8]| {
         if task.bandwidth_limit.is_some() {
             throttle.write_all(bytes).map_err(|_| Error::Cancelled)?;
         }
@@ -183,8 +243,8 @@ fn in_place(
         written += bytes.len() as u64;
         Ok(())
     };
-    let compared = compare(source, &target, &options(task, size), difference, job.context());
-    let compared = compared.map_err(Failure::from).and_then(|compared| {
+    let compared = source.compare(&target, &options(task, size), &mut difference, job);
+    let compared = compared.and_then(|compared| {
         target.sync()?;
         Ok(compared)
     });
@@ -207,7 +267,7 @@ struct Target<'a> {
 
 fn two_phases(
     task: &Task,
-    source: &Arc<Device>,
+    source: &mut dyn Source,
     target: Target<'_>,
     size: u64,
     redo: &Redo,
@@ -272,7 +332,7 @@ fn finish_earlier(redo: &Redo, task: &Task, lock: &TargetLock, job: &Job<'_>) ->
 fn write(
     redo: &Redo,
     task: &Task,
-    source: &Arc<Device>,
+    source: &mut dyn Source,
     target: &Arc<Device>,
     size: u64,
     job: &Job<'_>,
@@ -284,13 +344,13 @@ fn write(
     let header = PatchHeader { size, device: task.target.as_os_str().as_encoded_bytes().to_vec() };
     let mut patch = PatchWriter::new(stream, &header).map_err(failed)?;
     let mut write_error = None;
-    let difference = |position: u64, bytes: &[u8]| {
+    let mut difference = |position: u64, bytes: &[u8]| {
         patch.write_data(position, bytes).map_err(|error| {
             write_error = Some(error);
             Error::Cancelled
         })
     };
-    let found = compare(source, target, &options(task, size), difference, job.context());
+    let found = source.compare(target, &options(task, size), &mut difference, job);
     if let Some(error) = write_error
         && !job.control.cancellation.is_cancelled()
     {

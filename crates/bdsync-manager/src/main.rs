@@ -1,8 +1,11 @@
 //! `bdsync-manager`: an administrator's synchronisation tasks, run unattended.
 
+mod agent;
 mod cli;
 mod commands;
 mod config;
+mod deploy;
+mod end;
 mod failure;
 mod far;
 mod hooks;

@@ -197,6 +197,26 @@ impl Connection {
         self.start_as(self.style(), script, self.remote.timeout, &self.cancellation)
     }
 
+    /// Starts a script that ends with `cancellation`, and not with the task's.
+    pub(crate) fn start_apart(&self, script: &str, cancellation: &Cancellation) -> Result<Session, Failure> {
+        self.start_as(self.style(), script, self.remote.timeout, cancellation)
+    }
+
+    /// Finds out, if that is not known, whether the connection wants words.
+    pub(crate) fn wants_words(&self) -> bool {
+        const MARK: &str = "bdsync-manager words";
+        let is_known = self.style.get().is_some();
+        !is_known && self.run_first(&format!("echo '{MARK}'"), MARK).is_ok() && self.style() == Style::Words
+    }
+
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    pub(crate) fn remote(&self) -> &Remote {
+        &self.remote
+    }
+
     fn style(&self) -> Style {
         self.style.get().copied().unwrap_or(Style::Shell)
     }

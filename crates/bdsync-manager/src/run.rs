@@ -1,7 +1,7 @@
 //! Running tasks: locks, hooks, retries, results.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bdsync_engine::{Cancellation, Context};
@@ -10,11 +10,11 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::agent::Resume;
 use crate::config::Task;
+use crate::end;
 use crate::failure::{Exit, Failure};
-use crate::far::Far;
 use crate::hooks::{self, Moment};
-use crate::local;
 use crate::report::{Reporter, TaskReporter, binary, python_time};
 use crate::state::{Outcome, Record, StateFolder, TaskStats};
 
@@ -39,6 +39,8 @@ pub(crate) struct Job<'a> {
     pub(crate) reporter: &'a TaskReporter,
     /// How long the last patch was, in bytes.
     pub(crate) expected_patch_bytes: u64,
+    /// Where a comparison can go on whose connection broke.
+    pub(crate) resume: Mutex<Option<Resume>>,
 }
 
 impl Job<'_> {
@@ -146,7 +148,7 @@ fn run_task(task: &Task, control: &Control, options: RunOptions) -> Outcome {
         None
     });
     let expected_patch_bytes = before.map_or(0, |record| record.stats.patch_bytes);
-    let job = Job { control, reporter: &reporter, expected_patch_bytes };
+    let job = Job { control, reporter: &reporter, expected_patch_bytes, resume: Mutex::default() };
     let started = (jiff::Timestamp::now().to_string(), Instant::now());
     let target = task.target.display().to_string();
     reporter.event(
@@ -197,10 +199,7 @@ fn run_task(task: &Task, control: &Control, options: RunOptions) -> Outcome {
 }
 
 fn dry_run(task: &Task, job: &Job<'_>) -> Result<TaskStats, Failure> {
-    match &task.remote {
-        None => local::dry_run(task, &task.source, job),
-        Some(remote) => Far::new(task, remote, job).dry_run(&task.source),
-    }
+    end::dry_run(task, job)
 }
 
 /// Refuses what this version cannot do, before anything is touched.
@@ -248,10 +247,7 @@ fn with_retries(task: &Task, job: &Job<'_>) -> Result<TaskStats, Failure> {
         task.remote.as_ref().map_or((0, Duration::ZERO), |remote| (remote.retries, remote.retry_delay));
     pause = pause.min(LONGEST_PAUSE);
     loop {
-        let result = match &task.remote {
-            None => local::run(task, &task.source, job),
-            Some(remote) => Far::new(task, remote, job).run(&task.source),
-        };
+        let result = end::run(task, job);
         if job.control.cancellation.is_cancelled() && result.is_err() {
             return Err(Failure::Cancelled);
         }

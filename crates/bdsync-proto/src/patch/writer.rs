@@ -47,6 +47,17 @@ impl<W: Write> PatchWriter<W> {
         Ok(Self { stream, size: header.size, stats: PatchStats { patch_bytes, ..PatchStats::default() } })
     }
 
+    /// Goes on with a patch for a device of `size` bytes of which something was written
+    /// before, up to the end of a record.
+    pub fn resume(stream: W, size: u64, stats: PatchStats) -> Self {
+        Self { stream, size, stats }
+    }
+
+    /// The stream that is written to.
+    pub fn stream(&mut self) -> &mut W {
+        &mut self.stream
+    }
+
     /// Writes `data` as it shall stand at `position`, in pieces of at most
     /// [`MAX_WRITTEN_RECORD`] bytes.
     ///

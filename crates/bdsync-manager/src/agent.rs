@@ -1,0 +1,807 @@
+//! A far end with our agent there (`proto-spec/agent.md`): one process and one connection
+//! do a whole task.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use bdsync_device::Device;
+use bdsync_engine::apply::hex;
+use bdsync_engine::compare::{CompareOptions, CompareStats};
+use bdsync_engine::tree::{Differences, Link, LinkOptions, PieceWriter, Shape, TreeStats, tree_client};
+use bdsync_engine::{Cancellation, Error, Scanner, SizePolicy};
+use bdsync_proto::agent::{AGENT_VERSION, AgentMessage, CAPABILITY, ZSTD};
+use bdsync_proto::patch::{PatchHeader, PatchStats, PatchWriter};
+use bdsync_proto::{Hello, MessageType, limits};
+use bdsync_target::ops::{
+    About, Answer, AppliedPatch, Compare, Compared, Facts, PatchGoes, Place, ProgressReport, Request, StoredPatch,
+};
+use bdsync_target::redo::{RedoState, file_stem};
+use bdsync_target::stream::PatchStream;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+
+use crate::config::{Task, Verify};
+use crate::end::SAMPLE;
+use crate::failure::Failure;
+use crate::local::{Source, final_size, missing};
+use crate::remote::{Connection, Session};
+use crate::report::Phase;
+use crate::run::{Job, Ranges, redo_state};
+use crate::state::TaskStats;
+
+/// How many bytes may wait here; the agent never has a reason to send so much.
+const QUEUE: usize = 64 << 20;
+
+/// How long a cancelled task waits for the agent to clean up.
+const LAST_WORDS: Duration = Duration::from_millis(1200);
+
+/// How much is read from the source at once to be written into the patch, in bytes.
+const PIECE: u64 = 128 << 10;
+
+/// How many places are remembered where a comparison can go on.
+const CHECKPOINTS: usize = 256;
+
+/// How much of a patch is between two of them at least, in bytes.
+const BETWEEN: u64 = 1 << 20;
+
+/// Length of a salt, in bytes.
+const SALT: usize = 16;
+
+/// A running agent.
+pub(crate) struct AgentSession<'a> {
+    task: &'a Task,
+    job: &'a Job<'a>,
+    link: Link,
+    session: Option<Session>,
+    connection: Connection,
+    kill: Cancellation,
+    about: About,
+    /// Whether a comparison is going on that has to be given up.
+    is_comparing: bool,
+}
+
+/// Where a comparison can go on after its connection broke.
+pub(crate) struct Resume {
+    shape: Shape,
+    source_bytes: u64,
+    target_bytes: u64,
+    identity: Option<String>,
+    is_new: bool,
+    checkpoints: VecDeque<Checkpoint>,
+}
+
+#[derive(Clone)]
+struct Checkpoint {
+    /// How far the device was dealt with.
+    position: u64,
+    patch: PatchStats,
+    digest: Sha256,
+}
+
+impl<'a> AgentSession<'a> {
+    /// Starts the agent by a command.
+    pub(crate) fn start(
+        task: &'a Task,
+        job: &'a Job<'a>,
+        connection: Connection,
+        command: &str,
+    ) -> Result<Self, (Failure, Connection)> {
+        let mut kill = Cancellation::new();
+        let mut opened = Self::open(&connection, command, job, &kill);
+        if matches!(opened, Err(Failure::Permanent(_))) && connection.wants_words() {
+            kill.cancel();
+            kill = Cancellation::new();
+            let first = opened;
+            // If it is no better, the first try says more.
+            opened = Self::open(&connection, command, job, &kill).or(first);
+        }
+        match opened {
+            Ok((link, session)) => {
+                let about = About::default();
+                let session = Some(session);
+                let mut agent = Self { task, job, link, session, connection, kill, about, is_comparing: false };
+                match agent.call(&Request::About) {
+                    Ok(about) => agent.about = about,
+                    Err(failure) => return Err((failure, agent.give_back())),
+                }
+                let About { version, host, machine, time, .. } = &agent.about;
+                tracing::debug!(task = task.name, "Agent {version} on {host} ({machine}), where it is {time}");
+                Ok(agent)
+            }
+            Err(failure) => {
+                kill.cancel();
+                Err((failure, connection))
+            }
+        }
+    }
+
+    /// The connection, to be used in another way.
+    fn give_back(mut self) -> Connection {
+        self.kill.cancel();
+        self.session = None;
+        let replacement = Connection::new(self.connection.remote(), &self.task.name, &self.job.control.cancellation);
+        std::mem::replace(&mut self.connection, replacement)
+    }
+
+    fn open(
+        connection: &Connection,
+        command: &str,
+        job: &Job<'_>,
+        kill: &Cancellation,
+    ) -> Result<(Link, Session), Failure> {
+        let mut session = connection.start_apart(command, kill)?;
+        // A cancelled task has a moment left for the agent to clean up.
+        let (cancellation, end) = (job.control.cancellation.clone(), kill.clone());
+        connection.runtime().spawn(async move {
+            while !end.is_cancelled() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                if cancellation.is_cancelled() {
+                    tokio::time::sleep(LAST_WORDS).await;
+                    end.cancel();
+                }
+            }
+        });
+        let (Some(mut output), Some(mut input)) = (session.stdin.take(), session.stdout.take()) else {
+            return Err(Failure::new("the agent has no streams"));
+        };
+        let greeted = greet(&mut output, &mut input);
+        match greeted {
+            Ok(zstd) => {
+                let link = Link::new(input, output, LinkOptions::Refuse(QUEUE), zstd)?;
+                Ok((link, session))
+            }
+            Err(text) => {
+                drop((output, input));
+                let end = session.wait()?;
+                end.is_connected()?;
+                let said = if end.said.is_empty() { text } else { format!("{text} ({})", end.said) };
+                Err(Failure::new(match end.code() {
+                    Some(126 | 127) => format!("it cannot be run: {said}"),
+                    _ => said,
+                }))
+            }
+        }
+    }
+
+    /// What is used at the far end.
+    pub(crate) fn name(&self) -> String {
+        format!("bdsync-agent {} on {}", self.about.version, self.about.host)
+    }
+
+    fn call<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, Failure> {
+        let text = serde_json::to_vec(request).map_err(|error| Failure::new(format!("no request: {error}")))?;
+        let reporter = self.job.reporter;
+        let answer = self.link.call(&text, &mut |payload| show(payload, reporter), self.job.context());
+        self.take(answer)
+    }
+
+    fn take<T: DeserializeOwned>(&mut self, answer: Result<Vec<u8>, Error>) -> Result<T, Failure> {
+        let answer = answer.and_then(|payload| Answer::parse(&payload)).map_err(|error| self.blame(error))?;
+        match answer {
+            Answer::Ok(value) => serde_json::from_value(value)
+                .map_err(|error| Failure::new(format!("the agent's answer is not understood: {error}"))),
+            Answer::Error(text) => Err(remote_failure(text)),
+        }
+    }
+
+    /// What really went wrong.
+    fn blame(&mut self, error: Error) -> Failure {
+        if self.job.control.cancellation.is_cancelled() {
+            return Failure::Cancelled;
+        }
+        match error {
+            Error::Remote(payload) => match Answer::parse(&payload) {
+                Ok(Answer::Error(text)) => remote_failure(text),
+                _ => Failure::new("the agent's answer is not understood"),
+            },
+            Error::ReadPeer(_) | Error::WritePeer(_) => self.connection_failure(&error),
+            Error::Protocol(bdsync_proto::ProtocolError::UnexpectedEnd { .. }) => self.connection_failure(&error),
+            other => other.into(),
+        }
+    }
+
+    /// A connection that broke: how the agent ended says more than the streams do.
+    fn connection_failure(&mut self, error: &Error) -> Failure {
+        let Some(session) = self.session.take() else { return Failure::Connection(error.to_string()) };
+        // It ends by itself now; if not, not for long.
+        let (kill, ended) = (self.kill.clone(), Cancellation::new());
+        let (timer_kill, timer_ended) = (kill.clone(), ended.clone());
+        self.connection.runtime().spawn(async move {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            if !timer_ended.is_cancelled() {
+                timer_kill.cancel();
+            }
+        });
+        let end = session.wait();
+        ended.cancel();
+        let told: Result<(), Failure> = end.and_then(|end| {
+            end.is_connected()?;
+            let said = if end.said.is_empty() { error.to_string() } else { end.said.clone() };
+            let code = end.code().map_or_else(String::new, |code| format!(" with exit status {code}"));
+            Err(Failure::Connection(format!("the agent at {} ended{code}: {said}", self.connection.name())))
+        });
+        match told {
+            Err(failure @ Failure::Connection(_)) => failure,
+            // It was ended by us, because it did not end by itself.
+            _ => Failure::Connection(format!("the connection {} broke: {error}", self.connection.name())),
+        }
+    }
+
+    fn target(&self) -> String {
+        self.task.target.to_string_lossy().into_owned()
+    }
+
+    fn place(&self) -> Option<Place> {
+        let folder = self.task.patch_folder.as_ref()?;
+        Some(Place { folder: folder.to_string_lossy().into_owned(), stem: file_stem(&self.task.target) })
+    }
+
+    fn facts(&mut self) -> Result<Facts, Failure> {
+        let (path, place) = (self.target(), self.place());
+        self.call(&Request::Facts { path, place })
+    }
+
+    /// Refuses what must not or cannot be done, before anything is.
+    fn check(&self, facts: &Facts) -> Result<(), Failure> {
+        let target = self.task.target.display();
+        if let Some(busy) = &facts.busy {
+            return Err(Failure::new(format!("the target {target} {busy}; nothing was changed")));
+        }
+        match facts.kind.as_str() {
+            "other" => return Err(Failure::new(format!("the target {target} is neither a file nor a block device"))),
+            "missing" if !self.task.create_target => return Err(missing()),
+            _ => {}
+        }
+        match &self.task.patch_folder {
+            Some(folder) if !facts.folder || !facts.writable => Err(Failure::new(format!(
+                "the patch folder {} (target_patch_dir) is not there, or cannot be written",
+                folder.display()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// What `check` tells: whether the target is there, and has a ready patch.
+    pub(crate) fn look(&mut self) -> Result<(bool, bool), Failure> {
+        let facts = self.facts()?;
+        self.check(&facts)?;
+        Ok((facts.kind != "missing", facts.ready.is_some()))
+    }
+
+    /// What a run would find. Nothing is written.
+    pub(crate) fn dry_run(&mut self, source: &Arc<Device>) -> Result<TaskStats, Failure> {
+        let facts = self.facts()?;
+        self.check(&facts)?;
+        if facts.kind == "missing" {
+            return Ok(TaskStats { changed_bytes: source.size(), ..TaskStats::default() });
+        }
+        self.job.reporter.phase(Phase::Compare, source.size());
+        let (_, found) = self.differences(source, None)?;
+        let (scanned_bytes, changed_bytes) = (found.compared_bytes, found.differing_bytes);
+        Ok(TaskStats { scanned_bytes, changed_bytes, ..TaskStats::default() })
+    }
+
+    /// Brings the far target up to date with `source`.
+    pub(crate) fn push(mut self, source: &Arc<Device>) -> Result<TaskStats, Failure> {
+        let preparing = |failure: Failure| failure.during("preparing");
+        let mut facts = self.facts().map_err(preparing)?;
+        self.check(&facts)?;
+        let mut is_new = self.task.create_target && facts.kind == "file" && facts.size == Some(0);
+        if facts.kind == "missing" {
+            let target = self.task.target.display();
+            tracing::warn!(task = self.task.name, "Creating missing target file: {target}");
+            let path = self.target();
+            self.call::<serde::de::IgnoredAny>(&Request::Create { path })
+                .map_err(|failure| failure.during("creating the target"))?;
+            is_new = true;
+            facts = self.facts().map_err(preparing)?;
+        }
+        let mut stats = TaskStats::default();
+        if let Some(place) = self.place() {
+            stats.finished_earlier_patch = self.finish_earlier(&place, &facts)?;
+            facts = self.facts().map_err(preparing)?;
+            let expected = self.job.expected_patch_bytes.min(source.size());
+            if let Some(free) = facts.free_bytes.filter(|free| *free < expected.max(4096)) {
+                return Err(Failure::NoSpace(format!(
+                    "not enough space in the patch folder {}: {free} bytes are free, and the last patch had {expected}; nothing was changed",
+                    place.folder
+                )));
+            }
+        }
+        let target_bytes = facts.size.unwrap_or(0);
+        let size = final_size(self.task, source.size(), target_bytes, facts.kind == "block", is_new)?;
+        match self.place() {
+            Some(place) => self.two_phases(source, &place, &facts, size, is_new, &mut stats)?,
+            None => self.in_place(source, size, is_new, &mut stats)?,
+        }
+        if self.task.verify != Verify::Off {
+            self.job.reporter.phase(Phase::Verify, source.size());
+            let parts = (self.task.verify == Verify::Sample).then_some(SAMPLE);
+            let (ranges, found) = self.differences(source, parts).map_err(|failure| failure.during("verifying"))?;
+            stats.verified_bytes = found.compared_bytes;
+            if let Some((start, end)) = ranges.shown.first() {
+                let blocks = found.differing_blocks;
+                return Err(Failure::new(format!(
+                    "Verification failed: {blocks} blocks differ after applying, the first at bytes {start} to {end}; does the source change while it is compared? (take a snapshot)"
+                )));
+            }
+        }
+        Ok(stats)
+    }
+
+    /// Deals with what an earlier run left; says whether a patch was finished.
+    fn finish_earlier(&mut self, place: &Place, facts: &Facts) -> Result<bool, Failure> {
+        let Some(ready) = &facts.ready else {
+            let can_resume = self.job.resume.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+            if (facts.leftovers || facts.partial_bytes.is_some()) && !can_resume {
+                let request = Request::Discard { place: place.clone(), ready: false };
+                self.call::<serde::de::IgnoredAny>(&request)
+                    .map_err(|failure| failure.during("removing leftovers"))?;
+            }
+            return Ok(false);
+        };
+        let objection = match &ready.state {
+            None => Some("there is no state file to it that is understood".to_string()),
+            Some(state) => {
+                let target = facts.size.unwrap_or(state.target_bytes);
+                state.objection(ready.bytes, Some(&ready.sha256), target)
+            }
+        };
+        match (objection, &ready.state) {
+            (None, Some(state)) => {
+                tracing::warn!(task = self.task.name, "Finishing the patch that a run of {} left", state.created);
+                self.job.reporter.phase(Phase::Finish, state.patch_bytes);
+                self.apply(place, state)?;
+                Ok(true)
+            }
+            (why, _) => {
+                let why = why.unwrap_or_default();
+                tracing::warn!(
+                    task = self.task.name,
+                    "The patch of an earlier run cannot be applied: {why}. All is compared anew"
+                );
+                Ok(false)
+            }
+        }
+    }
+
+    fn shape(&self, length: u64) -> Result<Shape, Failure> {
+        let compare = &self.task.compare;
+        let mut salt = vec![0; SALT];
+        let filled = rustix::rand::getrandom(&mut salt, rustix::rand::GetRandomFlags::empty());
+        filled.map_err(|error| Failure::from(Error::Random(error.into())))?;
+        Ok(Shape::new(compare.block_size, compare.digest.algorithm, salt, length))
+    }
+
+    /// Compares with what `differences` makes of it; the agent waits for the end then.
+    fn compare(
+        &mut self,
+        device: &Arc<Device>,
+        request: &Compare,
+        shape: &Shape,
+        fetch: bool,
+        differences: &mut dyn Differences,
+    ) -> Result<TreeStats, Failure> {
+        self.call::<Compared>(&Request::Compare(request.clone()))?;
+        self.is_comparing = true;
+        let scanner = Scanner::new(Arc::clone(device), self.task.compare.scan())?;
+        if self.task.compare.flush_cache {
+            scanner.flush_cache();
+        }
+        let found = tree_client(&mut self.link, &scanner, shape, fetch, differences, self.job.context());
+        found.map_err(|error| {
+            // After its answer it expects no end any more.
+            self.is_comparing = !matches!(error, Error::Remote(_));
+            self.blame(error)
+        })
+    }
+
+    /// Ends a comparison.
+    fn end<T: DeserializeOwned>(&mut self, complete: bool) -> Result<T, Failure> {
+        self.is_comparing = false;
+        let ended = self.link.output().send(AgentMessage::End, &[&[u8::from(!complete)]]);
+        let reporter = self.job.reporter;
+        let answer = ended.and_then(|()| self.link.answer(&mut |payload| show(payload, reporter), self.job.context()));
+        self.take(answer)
+    }
+
+    fn two_phases(
+        &mut self,
+        source: &Arc<Device>,
+        place: &Place,
+        facts: &Facts,
+        size: u64,
+        is_new: bool,
+        stats: &mut TaskStats,
+    ) -> Result<(), Failure> {
+        let started = Instant::now();
+        self.job.reporter.phase(Phase::Compare, size);
+        let generating = |failure: Failure| failure.during("generating the patch; the target was not changed");
+        let target_bytes = facts.size.unwrap_or(0);
+        let before = self.job.resume.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let before = before.filter(|resume| {
+            (resume.source_bytes, resume.target_bytes, &resume.identity) == (source.size(), target_bytes, &facts.identity)
+                && resume.shape.length == size
+        });
+        let partial = facts.partial_bytes.unwrap_or(0);
+        let checkpoint = before.as_ref().and_then(|resume| {
+            resume.checkpoints.iter().rev().find(|checkpoint| checkpoint.patch.patch_bytes <= partial).cloned()
+        });
+        let is_new = is_new || before.as_ref().is_some_and(|resume| resume.is_new);
+        let mut shape = match &before {
+            Some(resume) => resume.shape.clone(),
+            None => self.shape(size)?,
+        };
+        shape.start = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.position);
+        let mut request = Compare::new(&self.target(), &shape);
+        request.flush_cache = self.task.compare.flush_cache;
+        let (offset, sha256) = match &checkpoint {
+            Some(checkpoint) => {
+                let offset = checkpoint.patch.patch_bytes;
+                tracing::info!(task = self.task.name, "Going on at {} bytes of the source", checkpoint.position);
+                (offset, hex(&checkpoint.digest.clone().finalize()))
+            }
+            None => (0, String::new()),
+        };
+        request.patch = Some(PatchGoes::Stored { place: place.clone(), offset, sha256 });
+        let mut upload = self.upload(source, size, checkpoint.as_ref())?;
+        let compared = self.compare(source, &request, &shape, false, &mut upload);
+        let compared = compared.and_then(|_| match upload.finish() {
+            Ok(finished) => Ok(finished),
+            Err(error) => Err(self.blame(error)),
+        });
+        let (patch, sha256) = compared.map_err(|failure| {
+            if failure.is_worth_a_retry() {
+                let resume = Resume {
+                    shape: Shape { start: 0, ..shape.clone() },
+                    source_bytes: source.size(),
+                    target_bytes,
+                    identity: facts.identity.clone(),
+                    is_new,
+                    checkpoints: std::mem::take(&mut upload.checkpoints),
+                };
+                *self.job.resume.lock().unwrap_or_else(PoisonError::into_inner) = Some(resume);
+            } else {
+                self.abandon();
+            }
+            generating(failure)
+        })?;
+        stats.scanned_bytes = size;
+        stats.changed_bytes = patch.data_bytes;
+        stats.patch_bytes = patch.patch_bytes;
+        let is_resized = target_bytes != size && (is_new || self.task.compare.size_policy != SizePolicy::MinSize);
+        if patch.record_count == 0 && !is_resized {
+            self.end::<serde::de::IgnoredAny>(false).map_err(generating)?;
+            if facts.ready.is_some() {
+                // Source and target are equal: nothing is left for it to do.
+                let request = Request::Discard { place: place.clone(), ready: true };
+                self.call::<serde::de::IgnoredAny>(&request)?;
+            }
+            stats.generate_seconds = started.elapsed().as_secs_f64();
+            return Ok(());
+        }
+        self.job.reporter.phase(Phase::Commit, patch.patch_bytes);
+        let stored: StoredPatch = self.end(true).map_err(generating)?;
+        if (stored.patch_bytes, &stored.sha256) != (patch.patch_bytes, &sha256) {
+            self.discard(place);
+            return Err(generating(Failure::Connection("the stored patch is not what was sent".into())));
+        }
+        let state = redo_state(self.task, (patch.patch_bytes, sha256), size, target_bytes);
+        let request = Request::Commit { place: place.clone(), state: state.clone() };
+        let committed = self.call::<serde::de::IgnoredAny>(&request);
+        committed.map_err(|failure| {
+            self.discard(place);
+            failure.during("checking the stored patch; the target was not changed")
+        })?;
+        stats.generate_seconds = started.elapsed().as_secs_f64();
+        let started = Instant::now();
+        if self.about.append_only_patches {
+            tracing::warn!(
+                task = self.task.name,
+                "The patch is ready at {}, whose agent applies none (--append-only-patches)",
+                self.connection.name()
+            );
+            return Ok(());
+        }
+        self.apply(place, &state)?;
+        stats.apply_seconds = started.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    fn upload(&self, source: &Arc<Device>, size: u64, checkpoint: Option<&Checkpoint>) -> Result<Upload, Failure> {
+        let pieces = PieceWriter::new(self.link.output().clone(), AgentMessage::Patch, self.link.zstd())?;
+        let mut stream = PatchStream::new(pieces, self.task.bandwidth_limit, &self.job.control.cancellation);
+        let broken = |error: io::Error| Failure::from(Error::WritePatch(error));
+        let patch = match checkpoint {
+            Some(checkpoint) => {
+                stream.resume(checkpoint.patch.patch_bytes, checkpoint.digest.clone());
+                PatchWriter::resume(stream, size, checkpoint.patch)
+            }
+            None => {
+                let device = self.task.target.as_os_str().as_encoded_bytes().to_vec();
+                PatchWriter::new(stream, &PatchHeader { size, device }).map_err(broken)?
+            }
+        };
+        let checkpoints = checkpoint.cloned().into_iter().collect();
+        Ok(Upload { patch: Some(patch), source: Arc::clone(source), checkpoints, buffer: vec![0; PIECE as usize] })
+    }
+
+    fn in_place(
+        &mut self,
+        source: &Arc<Device>,
+        size: u64,
+        is_new: bool,
+        stats: &mut TaskStats,
+    ) -> Result<(), Failure> {
+        let started = Instant::now();
+        self.job.reporter.phase(Phase::Compare, size);
+        let partly = |failure: Failure| {
+            failure.during("changing the target in place; it may be PARTLY CHANGED until a run ends well")
+        };
+        let policy = if is_new { SizePolicy::Resize } else { self.task.compare.size_policy };
+        let shape = self.shape(size)?;
+        let mut request = Compare::new(&self.target(), &shape);
+        request.flush_cache = self.task.compare.flush_cache;
+        request.patch = Some(PatchGoes::Applied { in_place: policy.into() });
+        let mut upload = self.upload(source, size, None)?;
+        let compared = self.compare(source, &request, &shape, false, &mut upload);
+        let compared = compared.and_then(|found| match upload.finish() {
+            Ok((patch, _)) => Ok((found, patch)),
+            Err(error) => Err(self.blame(error)),
+        });
+        let (_, patch) = compared.map_err(|failure| {
+            self.abandon();
+            partly(failure)
+        })?;
+        self.end::<AppliedPatch>(true).map_err(partly)?;
+        stats.scanned_bytes = size;
+        stats.changed_bytes = patch.data_bytes;
+        stats.patch_bytes = patch.patch_bytes;
+        stats.apply_seconds = started.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    fn apply(&mut self, place: &Place, state: &RedoState) -> Result<(), Failure> {
+        self.job.reporter.phase(Phase::Apply, state.patch_bytes);
+        let size_policy = self.task.compare.size_policy.into();
+        let request = Request::Apply { path: self.target(), place: place.clone(), size_policy };
+        let applied = self.call::<AppliedPatch>(&request);
+        applied.map(drop).map_err(|failure| {
+            failure.during("applying the patch (it stays at the target until the next run finishes it)")
+        })
+    }
+
+    /// Removes what is worth nothing; if that does not work, the next run does it.
+    fn discard(&mut self, place: &Place) {
+        let request = Request::Discard { place: place.clone(), ready: false };
+        if let Err(failure) = self.call::<serde::de::IgnoredAny>(&request) {
+            tracing::debug!(task = self.task.name, "Not cleaned up: {failure}");
+        }
+    }
+
+    /// Has the agent remove a partial patch, even when everything is to end.
+    fn abandon(&mut self) {
+        if !std::mem::take(&mut self.is_comparing) {
+            return;
+        }
+        let observer = |_: &bdsync_engine::Event| {};
+        let context = bdsync_engine::Context { observer: &observer, cancellation: &self.kill };
+        let sent = self.link.output().send(AgentMessage::End, &[&[1]]);
+        // If it does not come to that, the next run does it.
+        let _ = sent.and_then(|()| self.link.answer(&mut |_| {}, context));
+    }
+
+    /// The ranges that differ, as (start, end) in bytes, and the totals; of `parts` only.
+    pub(crate) fn differences(
+        &mut self,
+        source: &Arc<Device>,
+        parts: Option<NonZeroUsize>,
+    ) -> Result<(Ranges, TreeStats), Failure> {
+        let facts = self.facts()?;
+        if facts.kind == "missing" {
+            return Err(Failure::new(format!("the target {} does not exist", self.task.target.display())));
+        }
+        let target_bytes = facts.size.unwrap_or(0);
+        let is_min = self.task.compare.size_policy == SizePolicy::MinSize;
+        let length = if is_min { source.size().min(target_bytes) } else { source.size() };
+        let mut shape = self.shape(length)?;
+        shape.parts = parts;
+        let mut request = Compare::new(&self.target(), &shape);
+        request.flush_cache = self.task.compare.flush_cache;
+        let mut ranges = RangeList::default();
+        let mut found = self.compare(source, &request, &shape, false, &mut ranges)?;
+        self.end::<serde::de::IgnoredAny>(true)?;
+        // What the target has behind the source's end was not compared.
+        if target_bytes > source.size() && !is_min {
+            ranges.0.add(source.size(), target_bytes);
+            found.differing_blocks += (target_bytes - source.size()).div_ceil(shape.block_size);
+        }
+        Ok((ranges.0, found))
+    }
+
+    /// A source at the far end.
+    pub(crate) fn into_source(mut self) -> Result<AgentSource<'a>, Failure> {
+        let path = self.task.source.to_string_lossy().into_owned();
+        let facts: Facts = self.call(&Request::Facts { path, place: None })?;
+        match (facts.kind.as_str(), facts.size) {
+            ("file" | "block", Some(size)) => Ok(AgentSource { agent: self, size }),
+            ("missing", _) => Err(Failure::new(format!(
+                "the source {} does not exist at {}",
+                self.task.source.display(),
+                self.connection.name()
+            ))),
+            _ => Err(Failure::new(format!(
+                "the source {} is neither a file nor a block device",
+                self.task.source.display()
+            ))),
+        }
+    }
+}
+
+impl Drop for AgentSession<'_> {
+    fn drop(&mut self) {
+        self.abandon();
+        // Its standard input ends only with the link, which is dropped later.
+        self.kill.cancel();
+    }
+}
+
+/// A source at the far end, with a target here.
+pub(crate) struct AgentSource<'a> {
+    agent: AgentSession<'a>,
+    size: u64,
+}
+
+impl Source for AgentSource<'_> {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn path(&self) -> Option<&Path> {
+        None
+    }
+
+    fn compare(
+        &mut self,
+        target: &Arc<Device>,
+        options: &CompareOptions,
+        difference: &mut dyn FnMut(u64, &[u8]) -> Result<(), Error>,
+        _: &Job<'_>,
+    ) -> Result<CompareStats, Failure> {
+        let mut shape = self.agent.shape(options.length)?;
+        shape.parts = options.sample.map(|_| SAMPLE);
+        let path = self.agent.task.source.to_string_lossy().into_owned();
+        let mut request = Compare::new(&path, &shape);
+        request.flush_cache = options.flush_cache;
+        let mut fetched = Fetched(difference);
+        let found = self.agent.compare(target, &request, &shape, true, &mut fetched)?;
+        self.agent.end::<serde::de::IgnoredAny>(true)?;
+        Ok(CompareStats {
+            compared_bytes: found.compared_bytes,
+            differing_blocks: found.differing_blocks,
+            differing_bytes: found.differing_bytes,
+        })
+    }
+}
+
+struct Fetched<'a>(&'a mut dyn FnMut(u64, &[u8]) -> Result<(), Error>);
+
+impl Differences for Fetched<'_> {
+    fn differs(&mut self, _: u64, _: u64) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn data(&mut self, position: u64, bytes: &[u8]) -> Result<(), Error> {
+        (self.0)(position, bytes)
+    }
+}
+
+#[derive(Default)]
+struct RangeList(Ranges);
+
+impl Differences for RangeList {
+    fn differs(&mut self, position: u64, length: u64) -> Result<(), Error> {
+        self.0.add(position, position + length);
+        Ok(())
+    }
+}
+
+/// Writes what differs into a patch at the far end.
+struct Upload {
+    patch: Option<PatchWriter<PatchStream<PieceWriter>>>,
+    source: Arc<Device>,
+    checkpoints: VecDeque<Checkpoint>,
+    buffer: Vec<u8>,
+}
+
+impl Upload {
+    fn patch(&mut self) -> Result<&mut PatchWriter<PatchStream<PieceWriter>>, Error> {
+        self.patch.as_mut().ok_or_else(|| Error::Resources("the patch is finished".into()))
+    }
+
+    /// Ends the patch; gives what is in it and its SHA-256.
+    fn finish(&mut self) -> Result<(PatchStats, String), Error> {
+        let Some(patch) = self.patch.take() else { return Err(Error::Resources("the patch is finished".into())) };
+        let (stream, stats) = patch.finish(None).map_err(Error::WritePeer)?;
+        let (mut pieces, _, sha256) = stream.finish();
+        pieces.flush().map_err(Error::WritePeer)?;
+        Ok((stats, sha256))
+    }
+}
+
+impl Differences for Upload {
+    fn differs(&mut self, position: u64, length: u64) -> Result<(), Error> {
+        let end = position + length;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut position = position;
+        while position < end {
+            let piece = &mut buffer[..(end - position).min(PIECE) as usize];
+            self.source.read_at(position, piece)?;
+            self.patch()?.write_data(position, piece).map_err(Error::WritePeer)?;
+            position += piece.len() as u64;
+        }
+        self.buffer = buffer;
+        Ok(())
+    }
+
+    fn resolved(&mut self, position: u64) -> Result<(), Error> {
+        let patch = self.patch()?;
+        let stats = patch.stats();
+        let digest = patch.stream().so_far().1;
+        let last = self.checkpoints.back().map_or(0, |checkpoint| checkpoint.patch.patch_bytes);
+        if stats.patch_bytes - last.min(stats.patch_bytes) >= BETWEEN {
+            if self.checkpoints.len() == CHECKPOINTS {
+                self.checkpoints.pop_front();
+            }
+            self.checkpoints.push_back(Checkpoint { position, patch: stats, digest });
+        } else if let Some(checkpoint) = self.checkpoints.back_mut()
+            && checkpoint.patch.patch_bytes == stats.patch_bytes
+        {
+            // Nothing differed since then.
+            checkpoint.position = position;
+        }
+        Ok(())
+    }
+}
+
+/// Says hello and hears it; says whether pieces may be compressed.
+fn greet(output: &mut impl Write, input: &mut impl Read) -> Result<bool, String> {
+    let hello = Hello::with_capabilities("CLIENT", &[&format!("{CAPABILITY}={AGENT_VERSION}"), ZSTD]).to_payload();
+    let mut message = (hello.len() as u32 + 1).to_le_bytes().to_vec();
+    message.push(MessageType::Hello as u8);
+    message.extend_from_slice(&hello);
+    let failed = |_| "it does not answer".to_string();
+    output.write_all(&message).map_err(failed)?;
+    let mut head = [0; 5];
+    input.read_exact(&mut head).map_err(failed)?;
+    let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+    if head[4] != MessageType::Hello as u8 || !(1..=limits::MAX_HELLO + 1).contains(&length) {
+        let shown = String::from_utf8_lossy(&head).escape_debug().to_string();
+        return Err(format!("it answers {shown:?} in place of a hello (does a login script print something?)"));
+    }
+    let mut payload = vec![0; length - 1];
+    input.read_exact(&mut payload).map_err(failed)?;
+    let hello = Hello::parse(&payload).map_err(|error| error.to_string())?;
+    let capabilities = hello.capabilities("SERVER");
+    match capabilities.iter().any(|(name, _)| *name == CAPABILITY) {
+        true => Ok(capabilities.iter().any(|(name, _)| *name == ZSTD)),
+        false => Err("it is a bdsync without the agent's extension".into()),
+    }
+}
+
+fn show(payload: &[u8], reporter: &crate::report::TaskReporter) {
+    if let Ok(ProgressReport { done, total: 1.. }) = serde_json::from_slice(payload) {
+        reporter.progress(done, 0);
+    }
+}
+
+fn remote_failure(text: String) -> Failure {
+    match text.contains("not enough space") {
+        true => Failure::NoSpace(text),
+        false => Failure::new(text),
+    }
+}

@@ -1,0 +1,135 @@
+//! Which ends a task has, and what is done with them.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use bdsync_device::{Access, Device};
+
+use crate::agent::AgentSession;
+use crate::config::{AgentMode, Remote, Task};
+use crate::deploy;
+use crate::failure::Failure;
+use crate::far::Far;
+use crate::local::{self, Source};
+use crate::remote::Connection;
+use crate::report::Phase;
+use crate::run::{Job, Ranges};
+use crate::state::TaskStats;
+
+/// How many spans a sample has.
+pub(crate) const SAMPLE: NonZeroUsize = NonZeroUsize::new(512).unwrap();
+
+/// What `check` finds.
+pub(crate) struct Found {
+    pub(crate) source_bytes: u64,
+    pub(crate) target_exists: bool,
+    pub(crate) is_ready: bool,
+    /// What is used at the other end.
+    pub(crate) far_end: Option<String>,
+}
+
+/// A far end, in one of the two ways to talk to it.
+enum FarEnd<'a> {
+    Agent(Box<AgentSession<'a>>),
+    Stock(Box<Far<'a>>),
+}
+
+fn connect<'a>(task: &'a Task, remote: &'a Remote, job: &'a Job<'a>) -> Result<FarEnd<'a>, Failure> {
+    let connection = Connection::new(remote, &task.name, &job.control.cancellation);
+    let command = match remote.agent {
+        AgentMode::Stock => return Ok(FarEnd::Stock(Box::new(Far::new(task, remote, job, connection)))),
+        AgentMode::Installed => Ok(deploy::installed(remote)),
+        AgentMode::Deploy | AgentMode::Auto => deploy::deploy(&connection, remote),
+    };
+    let started = match command {
+        Ok(command) => AgentSession::start(task, job, connection, &command),
+        Err(failure) => Err((failure, connection)),
+    };
+    match started {
+        Ok(session) => Ok(FarEnd::Agent(Box::new(session))),
+        // A connection that does not work is no better with stock.
+        Err((failure @ Failure::Permanent(_), connection)) if remote.agent == AgentMode::Auto => {
+            tracing::warn!(
+                task = task.name,
+                "There is no agent at {}: {failure}. Falling back to a stock bdsync there ({})",
+                remote.label,
+                remote.program.display()
+            );
+            Ok(FarEnd::Stock(Box::new(Far::new(task, remote, job, connection))))
+        }
+        Err((failure, _)) => Err(failure.during(&format!("starting the agent at {}", remote.label))),
+    }
+}
+
+fn local_source(task: &Task) -> Result<Arc<Device>, Failure> {
+    Ok(Arc::new(Device::open(&task.source, Access::Read)?))
+}
+
+/// Brings a task's target up to date.
+pub(crate) fn run(task: &Task, job: &Job<'_>) -> Result<TaskStats, Failure> {
+    job.reporter.phase(Phase::Prepare, 0);
+    let Some(remote) = &task.remote else { return local::run(task, &mut local_source(task)?, job) };
+    // What is wrong here shows before anything is asked of another machine.
+    let source = if task.pull { None } else { Some(local_source(task)?) };
+    match (connect(task, remote, job)?, source) {
+        (FarEnd::Agent(agent), Some(source)) => agent.push(&source),
+        (FarEnd::Stock(far), Some(source)) => far.run(&source),
+        (FarEnd::Agent(agent), None) => local::run(task, &mut agent.into_source()?, job),
+        (FarEnd::Stock(far), None) => local::run(task, &mut far.into_source()?, job),
+    }
+}
+
+/// What a run would find. Nothing is written.
+pub(crate) fn dry_run(task: &Task, job: &Job<'_>) -> Result<TaskStats, Failure> {
+    let Some(remote) = &task.remote else { return local::dry_run(task, &mut local_source(task)?, job) };
+    match (connect(task, remote, job)?, task.pull) {
+        (FarEnd::Agent(mut agent), false) => agent.dry_run(&local_source(task)?),
+        (FarEnd::Stock(far), false) => far.dry_run(&task.source),
+        (FarEnd::Agent(agent), true) => local::dry_run(task, &mut agent.into_source()?, job),
+        (FarEnd::Stock(far), true) => local::dry_run(task, &mut far.into_source()?, job),
+    }
+}
+
+/// The ranges that differ.
+pub(crate) fn verify(task: &Task, job: &Job<'_>) -> Result<Ranges, Failure> {
+    job.reporter.phase(Phase::Verify, 0);
+    let local = |source: &mut dyn Source| Ok(local::differences(task, source, false, job)?.0);
+    let Some(remote) = &task.remote else { return local(&mut local_source(task)?) };
+    match (connect(task, remote, job)?, task.pull) {
+        (FarEnd::Agent(mut agent), false) => Ok(agent.differences(&local_source(task)?, None)?.0),
+        (FarEnd::Stock(far), false) => Ok(far.differences(&local_source(task)?)?.0),
+        (FarEnd::Agent(agent), true) => local(&mut agent.into_source()?),
+        (FarEnd::Stock(far), true) => local(&mut far.into_source()?),
+    }
+}
+
+/// Looks at both ends.
+pub(crate) fn check(task: &Task, job: &Job<'_>) -> Result<Found, Failure> {
+    let local = |source: &dyn Source, far_end| {
+        let (target_exists, is_ready) = local::look(task, source)?;
+        Ok(Found { source_bytes: source.size(), target_exists, is_ready, far_end })
+    };
+    let Some(remote) = &task.remote else { return local(&local_source(task)?, None) };
+    match (connect(task, remote, job)?, task.pull) {
+        (FarEnd::Agent(mut agent), false) => {
+            let source_bytes = local_source(task)?.size();
+            let (target_exists, is_ready) = agent.look()?;
+            Ok(Found { source_bytes, target_exists, is_ready, far_end: Some(agent.name()) })
+        }
+        (FarEnd::Stock(far), false) => {
+            let source_bytes = local_source(task)?.size();
+            let survey = far.survey()?;
+            far.check(&survey)?;
+            let far_end = Some(format!("the bdsync {}", remote.program.display()));
+            Ok(Found { source_bytes, target_exists: survey.exists(), is_ready: survey.ready, far_end })
+        }
+        (FarEnd::Agent(agent), true) => {
+            let name = agent.name();
+            local(&agent.into_source()?, Some(name))
+        }
+        (FarEnd::Stock(far), true) => {
+            let far_end = Some(format!("the bdsync {}", remote.program.display()));
+            local(&far.into_source()?, far_end)
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! The manager with the agent at the far end, over a command and over SSH, in both directions.
+#![allow(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+
+use bdsync_tests::{Outcome, Run, Site, Sshd, agent, bdsync, not_run, stock};
+
+/// A remote in one of its forms: what a test calls it, and its section.
+fn remotes(site: &Site, sshd: Option<&Sshd>) -> Vec<(&'static str, String)> {
+    let cache = format!("agent_path = \"{}\"\n", site.dir.path_text("cache"));
+    let installed = format!("agent = \"installed\"\nagent_path = \"{}\"\n", agent());
+    let ours = format!("remote_bdsync_bin = \"{}\"\n", bdsync());
+    let command = |words: &str, rest: &str| format!("[remote.far]\nconnection_command = \"{words}\"\n{rest}\n");
+    let mut found = vec![
+        ("deployed by sh", command("sh -c", &format!("agent = \"deploy\"\n{cache}"))),
+        ("installed, by words", command("env", &installed)),
+        ("stock by sh", command("sh -c", &ours)),
+    ];
+    if let Some(sshd) = sshd {
+        found.push(("deployed by SSH", sshd.remote("far", &format!("agent = \"deploy\"\n{cache}"))));
+        found.push(("installed by SSH", sshd.remote("far", &installed)));
+        found.push(("deployed by ssh", command(&sshd.command(), &cache)));
+        found.push(("stock by SSH", sshd.remote("far", &ours)));
+        if let Some(stock) = stock() {
+            found.push(("real stock by SSH", sshd.remote("far", &format!("remote_bdsync_bin = \"{stock}\"\n"))));
+        }
+    }
+    found
+}
+
+fn sshd(test: &str) -> Option<Sshd> {
+    Sshd::start().map_err(|why| not_run(test, why)).ok()
+}
+
+fn task(site: &Site, direction: &str, target: &str, settings: &str) -> String {
+    site.task("t", target, &format!("{direction} = \"far\"\n{settings}"))
+}
+
+#[track_caller]
+fn is_synced(site: &Site, target: &str, outcome: &Outcome, what: &str) {
+    outcome.exits(0);
+    assert!(site.is_synced(target), "{what}: the target is not the source: {outcome}");
+    assert_eq!(site.patches(), Vec::<PathBuf>::new(), "{what}: something is left: {outcome}");
+}
+
+#[test]
+fn both_directions_over_every_kind_of_remote() {
+    let sshd = sshd("both_directions_over_every_kind_of_remote");
+    for settings in [
+        "",
+        "apply_patch_in_place = true\n",
+        "hash = \"sha256\"\nblock_size = \"64k\"\nverify = \"full\"\nzero_blocks = true\n",
+        "two_pass = true\nflush_cache = true\nverify = \"sample\"\nthreads = 1\nbandwidth_limit = \"40m\"\n",
+    ] {
+        for direction in ["remote", "source_remote"] {
+            for (name, remote) in remotes(&Site::new(), sshd.as_ref()) {
+                let site = Site::new();
+                let what = format!("{name}, {direction}, {settings}");
+                let outcome = site.manager(&(remote + &task(&site, direction, "target.img", settings)), []).run();
+                is_synced(&site, "target.img", &outcome, &what);
+                assert!(!outcome.stderr.contains("WARNING"), "{what}: {outcome}");
+            }
+        }
+    }
+}
+
+#[test]
+fn sizes_and_missing_targets_are_dealt_with_as_everywhere() {
+    for direction in ["remote", "source_remote"] {
+        for (name, remote) in remotes(&Site::new(), None) {
+            for in_place in [false, true] {
+                let site = Site::new();
+                let config = |target: &str, settings: &str| {
+                    let settings = format!("apply_patch_in_place = {in_place}\n{settings}");
+                    remote.clone() + &task(&site, direction, target, &settings)
+                };
+                let what = format!("{name}, {direction}, in place {in_place}");
+                let refused = site.manager(&config("new.img", ""), []).run();
+                refused.exits(3);
+                assert!(refused.stderr.contains("The target does not exist"), "{what}: {refused}");
+                let create = "create_target_if_missing = true\n";
+                let outcome = site.manager(&config("new.img", create), []).run();
+                is_synced(&site, "new.img", &outcome, &what);
+                for size in [1_000_000, 5_000_000] {
+                    let mut old = site.dir.read("target.img");
+                    old.resize(size, 9);
+                    site.dir.write("target.img", &old);
+                    let refused = site.manager(&config("target.img", ""), []).run();
+                    refused.exits(3);
+                    assert!(refused.stderr.contains("Different sizes"), "{what}: {refused}");
+                    assert!(site.dir.read("target.img") == old, "{what}");
+                    let verified = site.manager(&config("target.img", ""), ["verify"]).run();
+                    verified.exits(5);
+                    let least = site.manager(&config("target.img", "size_policy = \"minsize\"\n"), []).run();
+                    least.exits(0);
+                    let (now, source) = (site.dir.read("target.img"), site.dir.read("source.img"));
+                    let common = size.min(source.len());
+                    assert_eq!(now.len(), size, "{what}");
+                    assert!(now[..common] == source[..common] && now[common..] == old[common..], "{what}: {least}");
+                    let resized = site.manager(&config("target.img", "size_policy = \"resize\"\n"), []).run();
+                    is_synced(&site, "target.img", &resized, &what);
+                    site.manager(&config("target.img", ""), ["verify"]).run().exits(0);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn check_verify_and_dry_run_change_nothing_and_say_what_is_used() {
+    for direction in ["remote", "source_remote"] {
+        for (name, remote) in remotes(&Site::new(), None) {
+            let site = Site::new();
+            let config = remote + &task(&site, direction, "target.img", "");
+            let before = site.dir.read("target.img");
+            let check = site.manager(&config, ["check"]).run();
+            check.exits(0);
+            let used = if name.starts_with("stock") { "(with the bdsync " } else { "(with bdsync-agent " };
+            assert!(check.stdout_text().contains(used), "{name}: {check}");
+            let dry = site.manager(&config, ["run", "--dry-run"]).run();
+            dry.exits(0);
+            assert!(dry.stdout_text().contains("would change"), "{name}: {dry}");
+            let verify = site.manager(&config, ["verify"]).run();
+            verify.exits(5);
+            // The first of the changed places, in whole blocks.
+            assert!(verify.stdout_text().contains("DIFFERENT in 30 ranges"), "{name}: {verify}");
+            assert!(site.dir.read("target.img") == before && site.patches().is_empty(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn host_keys_are_checked() {
+    let Some(sshd) = sshd("host_keys_are_checked") else { return };
+    let site = Site::new();
+    let installed = format!("agent = \"installed\"\nagent_path = \"{}\"\nretries = 0\n", agent());
+    let known = site.dir.path_text("known");
+    let run = |settings: &str| {
+        let remote = sshd.remote_with("far", &known, &format!("{installed}{settings}"));
+        site.manager(&(remote + &task(&site, "remote", "target.img", "")), []).run()
+    };
+    let unknown = run("");
+    unknown.exits(3);
+    assert!(unknown.stderr.contains("SHA256:") && unknown.stderr.contains("accept-new"), "{unknown}");
+    let accepted = run("host_key_checking = \"accept-new\"\n");
+    is_synced(&site, "target.img", &accepted, "accept-new");
+    // It is known now.
+    run("").exits(0);
+    let entry = String::from_utf8(site.dir.read("known")).unwrap();
+    assert!(entry.starts_with(&format!("[127.0.0.1]:{} ssh-ed25519 ", sshd.port())), "{entry}");
+    // Hashed, as ssh-keygen does it.
+    Run::new("ssh-keygen").args(["-q", "-H", "-f", known.as_str()]).run().exits(0);
+    assert!(!String::from_utf8(site.dir.read("known")).unwrap().contains("127.0.0.1"));
+    run("").exits(0);
+    // Another key for the same host: both fingerprints and the line.
+    let other = String::from_utf8(sshd.dir().read("user.pub")).unwrap();
+    let other: Vec<_> = other.split_whitespace().take(2).collect();
+    let line = format!("# a comment\n[127.0.0.1]:{} {}\n", sshd.port(), other.join(" "));
+    site.dir.write("known", line.as_bytes());
+    for settings in ["", "host_key_checking = \"accept-new\"\n"] {
+        let changed = run(settings);
+        changed.exits(3);
+        assert!(changed.stderr.contains("HAS CHANGED") && changed.stderr.contains("known:2 has SHA256:"), "{changed}");
+    }
+}
+
+#[test]
+fn keys_of_all_kinds_log_in_and_refusals_say_what_was_tried() {
+    let Some(sshd) = sshd("keys_of_all_kinds_log_in_and_refusals_say_what_was_tried") else { return };
+    let site = Site::new();
+    let run = |settings: &str| {
+        let installed = format!("agent = \"installed\"\nagent_path = \"{}\"\nretries = 0\n{settings}", agent());
+        let remote = sshd.remote("far", &installed);
+        site.manager(&(remote + &task(&site, "remote", "target.img", "")), []).run()
+    };
+    let mut authorized = sshd.dir().read("authorized");
+    for (name, options) in [("ecdsa", vec!["-t", "ecdsa"]), ("rsa", vec!["-t", "rsa", "-b", "2048"])] {
+        let path = site.dir.path_text(name);
+        let words = [vec!["-q", "-N", "", "-f", path.as_str()], options].concat();
+        Run::new("ssh-keygen").args(words).run().exits(0);
+        authorized.extend(site.dir.read(&format!("{name}.pub")));
+        sshd.dir().write("authorized", &authorized);
+        run(&format!("identity_file = \"{path}\"\n")).exits(0);
+    }
+    let stranger = site.dir.path_text("stranger");
+    Run::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", stranger.as_str()]).run().exits(0);
+    let refused = run(&format!("identity_file = \"{stranger}\"\n"));
+    refused.exits(3);
+    assert!(refused.stderr.contains("no key was accepted") && refused.stderr.contains("stranger"), "{refused}");
+    let missing = run("identity_file = \"/nonexistent/key\"\n");
+    missing.exits(3);
+    assert!(missing.stderr.contains("/nonexistent/key (No such file"), "{missing}");
+    let locked = site.dir.path_text("locked");
+    Run::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "secret", "-f", locked.as_str()]).run().exits(0);
+    let passphrase = run(&format!("identity_file = \"{locked}\"\n"));
+    passphrase.exits(3);
+    assert!(passphrase.stderr.contains("belongs into ssh-agent"), "{passphrase}");
+}
+
+#[test]
+fn connections_that_fail_are_tried_again_and_named() {
+    let site = Site::new();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let remote = format!(
+        "[remote.far]\nhost = \"127.0.0.1\"\nport = {free}\nuser = \"x\"\nretries = 1\nretry_delay = \"1s\"\ntimeout = \"2s\"\n"
+    );
+    let outcome = site.manager(&(remote + &task(&site, "remote", "target.img", "")), []).run();
+    outcome.exits(3);
+    assert_eq!(outcome.stderr.matches("Connection refused").count(), 2, "{outcome}");
+    // One that accepts and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let remote = format!(
+        "[remote.far]\nhost = \"127.0.0.1\"\nport = {port}\nuser = \"x\"\nretries = 0\ntimeout = \"1s\"\n"
+    );
+    let outcome = site.manager(&(remote + &task(&site, "remote", "target.img", "")), []).run();
+    outcome.exits(3);
+    assert!(outcome.stderr.contains("the handshake") && outcome.stderr.contains("within 1 seconds"), "{outcome}");
+}
+
+#[test]
+fn an_agent_that_cannot_be_put_there_gets_its_own_error() {
+    let site = Site::new();
+    let run = |remote: &str| {
+        let remote = format!("[remote.far]\nretries = 0\n{remote}");
+        site.manager(&(remote + &task(&site, "remote", "target.img", "")), []).run()
+    };
+    let by_sh = "connection_command = \"sh -c\"\n";
+    // A folder that cannot be made: below a file.
+    site.dir.write("file", b"");
+    let below = run(&format!("{by_sh}agent = \"deploy\"\nagent_path = \"{}\"\n", site.dir.path_text("file/x")));
+    below.exits(3);
+    assert!(below.stderr.contains("the folder cannot be made") && below.stderr.contains("agent_path"), "{below}");
+    // Another kind of machine.
+    std::fs::create_dir(site.dir.path("bin")).unwrap();
+    site.dir.script("bin/uname", "echo vax");
+    let path = format!("env PATH={}:/usr/bin:/bin sh -c", site.dir.path_text("bin"));
+    let other = run(&format!("connection_command = \"{path}\"\nagent = \"deploy\"\n"));
+    other.exits(3);
+    assert!(other.stderr.contains("a machine of type vax"), "{other}");
+    // Then stock is fallen back to.
+    let auto = run(&format!(
+        "connection_command = \"{path}\"\nagent = \"auto\"\nremote_bdsync_bin = \"{}\"\n",
+        bdsync()
+    ));
+    is_synced(&site, "target.img", &auto, "auto");
+    assert!(auto.stderr.contains("Falling back to a stock bdsync"), "{auto}");
+    // What is installed is no agent.
+    let wrong = run(&format!("{by_sh}agent = \"installed\"\nagent_path = \"/bin/true\"\n"));
+    wrong.exits(3);
+    assert!(wrong.stderr.contains("it does not answer"), "{wrong}");
+    let missing = run(&format!("{by_sh}agent = \"installed\"\nagent_path = \"/nonexistent/agent\"\n"));
+    missing.exits(3);
+    assert!(missing.stderr.contains("it cannot be run"), "{missing}");
+}
+
+#[test]
+fn both_ends_at_other_machines_are_refused_with_a_hint() {
+    let site = Site::new();
+    let config = format!(
+        "[remote.far]\nconnection_command = \"sh -c\"\n{}",
+        site.task("t", "target.img", "remote = \"far\"\nsource_remote = \"far\"\n")
+    );
+    let outcome = site.manager(&config, []).run();
+    outcome.exits(2);
+    assert!(outcome.stderr.contains("run the manager on one of the two"), "{outcome}");
+}
+
+#[test]
+fn a_tebibyte_of_holes_takes_less_than_five_seconds() {
+    let site = Site::new();
+    for name in ["source.img", "target.img"] {
+        std::fs::File::create(site.dir.path(name)).unwrap().set_len(1 << 40).unwrap();
+    }
+    use std::os::unix::fs::FileExt;
+    let source = std::fs::File::options().write(true).open(site.dir.path("source.img")).unwrap();
+    source.write_at(b"at the end", (1 << 40) - 10).unwrap();
+    let remote = format!("[remote.far]\nconnection_command = \"sh -c\"\nagent = \"installed\"\nagent_path = \"{}\"\n", agent());
+    let config = remote + &task(&site, "remote", "target.img", "");
+    bdsync_tests::manager();
+    let begin = std::time::Instant::now();
+    site.manager(&config, []).run().exits(0);
+    assert!(begin.elapsed().as_secs_f64() < 5.0, "{:?}", begin.elapsed());
+    let mut end = [0; 10];
+    std::fs::File::open(site.dir.path("target.img")).unwrap().read_at(&mut end, (1 << 40) - 10).unwrap();
+    assert_eq!(&end, b"at the end");
+}
