@@ -18,6 +18,7 @@
 //! | `TEST_SEED` | where random cases start |
 //! | `CI` | `true`: a test that cannot run fails |
 
+mod agent_client;
 mod binary;
 mod image;
 mod original;
@@ -34,6 +35,7 @@ pub mod procfs;
 pub mod recording;
 pub mod wire;
 
+pub use crate::agent_client::{AgentClient, compare_request};
 pub use crate::binary::{agent, bdsync, manager, stock};
 pub use crate::image::{Operation, Recipe, sha256_hex};
 pub use crate::original::original_manager;

@@ -14,15 +14,16 @@ fn kills() -> u64 {
 }
 
 /// Kills a run at a random moment, looks, and runs again.
-fn kill_and_finish(connection: Option<&str>, rng: &mut Rng, kills: u64) {
+fn kill_and_finish(far: impl Fn(&Site) -> (String, String), rng: &mut Rng, kills: u64) {
     let site = Site::with_size(SIZE, 7);
     let old = site.dir.read("target.img");
     let new = site.dir.read("source.img");
-    let far = connection.map_or(String::new(), |connection| site.far(connection));
-    let config = site.task("t", "target.img", &format!("{far}retries = 0\n"));
+    let (section, settings) = far(&site);
+    let config = section + &site.task("t", "target.img", &format!("{settings}retries = 0\n"));
     // How long a run takes that is left alone; what is to be built is built before.
     bdsync_tests::manager();
     bdsync_tests::bdsync();
+    bdsync_tests::agent();
     let begin = Instant::now();
     site.manager(&config, []).run().exits(0);
     let whole = begin.elapsed();
@@ -68,14 +69,31 @@ fn kill_and_finish(connection: Option<&str>, rng: &mut Rng, kills: u64) {
     println!("{kills} kills: {untouched} before the target was touched, {pending} with a ready patch to finish");
 }
 
+/// Our bdsync behind a connection command.
+fn stock(connection: &str) -> impl Fn(&Site) -> (String, String) {
+    move |site| (String::new(), site.far(connection))
+}
+
+/// The agent behind a `[remote.far]` that begins with these settings.
+fn with_agent(section: String) -> impl Fn(&Site) -> (String, String) {
+    let section = format!("{section}agent = \"installed\"\nagent_path = \"{}\"\n", bdsync_tests::agent());
+    move |_| (section.clone(), "remote = \"far\"\n".into())
+}
+
 #[test]
 fn a_local_target_survives_kills() {
-    kill_and_finish(None, &mut Rng::new(11), kills());
+    kill_and_finish(|_| Default::default(), &mut Rng::new(11), kills());
 }
 
 #[test]
 fn a_target_behind_a_command_survives_kills() {
-    kill_and_finish(Some("sh -c"), &mut Rng::new(12), kills());
+    kill_and_finish(stock("sh -c"), &mut Rng::new(12), kills());
+}
+
+#[test]
+fn a_target_behind_the_agent_survives_kills() {
+    let section = "[remote.far]\nconnection_command = \"sh -c\"\n";
+    kill_and_finish(with_agent(section.into()), &mut Rng::new(14), kills());
 }
 
 #[test]
@@ -84,5 +102,6 @@ fn a_target_behind_ssh_survives_kills() {
         Ok(sshd) => sshd,
         Err(why) => return not_run("a_target_behind_ssh_survives_kills", why),
     };
-    kill_and_finish(Some(&sshd.command()), &mut Rng::new(13), kills().div_ceil(2));
+    kill_and_finish(stock(&sshd.command()), &mut Rng::new(13), kills().div_ceil(2));
+    kill_and_finish(with_agent(sshd.remote("far", "")), &mut Rng::new(15), kills().div_ceil(2));
 }

@@ -288,7 +288,7 @@ impl Agent<'_> {
             machine: system.machine().to_string_lossy().into_owned(),
             host: system.nodename().to_string_lossy().into_owned(),
             user: rustix::process::geteuid().as_raw().to_string(),
-            time: jiff::Timestamp::now().to_string(),
+            time: humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string(),
             read_only: self.gate.read_only,
             append_only_patches: self.gate.append_only_patches,
             restricted: !self.gate.allowed.is_empty(),
@@ -386,8 +386,8 @@ impl Agent<'_> {
             None => Sink::None,
             Some(PatchGoes::Stored { place, offset, sha256 }) => {
                 self.gate.may_store()?;
-                self.hold(&target)?;
                 let (folder, redo) = self.redo(place)?;
+                self.hold(&target)?;
                 let stored = Stored::new(redo, *offset, sha256, self.context);
                 let stored = stored.map_err(|error| restored(error, &[&folder]))?;
                 handles.push(folder);
