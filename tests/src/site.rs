@@ -51,6 +51,15 @@ impl Site {
         Self { dir }
     }
 
+    /// Makes every block of the target another one than the source's.
+    pub fn change_everything(&self) {
+        let mut image = self.dir.read("source.img");
+        for byte in &mut image {
+            *byte ^= 0xa5;
+        }
+        self.dir.write("target.img", &image);
+    }
+
     /// The settings of a task that every test has; `target` is a name in the folder.
     pub fn task(&self, name: &str, target: &str, settings: &str) -> String {
         let text = |name: &str| toml_text(&self.dir.path_text(name));

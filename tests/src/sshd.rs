@@ -78,6 +78,18 @@ impl Sshd {
         self.remote_with(name, &self.dir.path_text("known"), settings)
     }
 
+    /// The same, through a relay on another port.
+    ///
+    /// # Panics
+    ///
+    /// As [`remote`](Self::remote).
+    pub fn remote_through(&self, name: &str, port: u16, settings: &str) -> String {
+        let section = self.remote(name, settings);
+        let key = String::from_utf8(self.dir.read("known")).expect("known hosts");
+        self.dir.write("known", key.replace(&self.port.to_string(), &port.to_string()).as_bytes());
+        section.replace(&format!("port = {}", self.port), &format!("port = {port}"))
+    }
+
     /// The same with another list of known hosts.
     pub fn remote_with(&self, name: &str, known_hosts: &str, settings: &str) -> String {
         let text = if settings.contains("identity_file") {

@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bdsync_device::{Access, Device, DeviceKind, plain};
@@ -36,6 +36,9 @@ const QUEUE: usize = 4 << 20;
 
 /// How often the client is told that all is well.
 const PULSE: Duration = Duration::from_secs(1);
+
+/// How long a lock of another process is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
@@ -272,7 +275,14 @@ impl Agent<'_> {
     /// locked before.
     fn hold(&mut self, target: &Handle) -> Result<(), TargetError> {
         if self.held.as_ref().is_none_or(|(path, _)| *path != target.asked) {
-            let lock = guard::lock_target(&target.path).map_err(|error| restored(error, &[target]))?;
+            // What is left over from a connection that broke just now ends by itself.
+            let begin = Instant::now();
+            let lock = loop {
+                match guard::lock_target(&target.path) {
+                    Err(_) if begin.elapsed() < PATIENCE => std::thread::sleep(PATIENCE / 50),
+                    result => break result.map_err(|error| restored(error, &[target]))?,
+                }
+            };
             self.held = Some((target.asked.clone(), lock));
         }
         match &self.held {
@@ -342,7 +352,9 @@ impl Agent<'_> {
 
     /// Compares, as it is asked for. Errors of the connection end the session.
     fn compare(&mut self, request: &Compare) -> Result<Outcome, Error> {
+        let pulse = Pulse::start(self.link.output().clone())?;
         let prepared = self.prepare(request);
+        drop(pulse);
         let (scanner, shape, mut sink, handles) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return Ok(Err(error)),

@@ -197,8 +197,10 @@ impl<'a> Far<'a> {
         let mut line = String::new();
         if let Some(stdout) = session.stdout.take() {
             let mut reader = BufReader::new(stdout);
-            // Without a word its end says why.
-            let _ = reader.by_ref().take(100).read_line(&mut line);
+            // Signs of life, and then the word; without one its end says why.
+            while reader.by_ref().take(100).read_line(&mut line).is_ok_and(|count| count > 0) && line == "waiting\n" {
+                line.clear();
+            }
             session.stdout = Some(reader.into_inner());
         }
         if line.trim_end() == "held" {
@@ -763,7 +765,14 @@ echo end=
 const HOLD: &str = r#"
 exec 8< "$t" || exit 1
 if command -v flock > /dev/null 2>&1; then
-  flock -n 8 || exit 75
+  # What is left over from a connection that broke just now ends by itself.
+  i=0
+  until flock -n 8; do
+    i=$((i + 1))
+    [ $i -gt 5 ] && exit 75
+    echo waiting
+    sleep 1
+  done
 fi
 echo held
 exec cat > /dev/null

@@ -30,6 +30,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// process still has them.
 const GRACE: Duration = Duration::from_millis(500);
 
+/// How long a command that was killed is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// How long the last clean-up of a cancelled task may take.
 const LAST: Duration = Duration::from_millis(1200);
 
@@ -430,9 +433,15 @@ struct Care {
 
 async fn look_after(mut process: Process, care: Care) -> io::Result<(Status, Ended)> {
     let mut ended = Ended::ByItself;
+    let mut killed: Option<Instant> = None;
     let status = loop {
         tokio::select! {
             status = process.wait() => break status?,
+            () = tokio::time::sleep(TICK), if killed.is_some() => {
+                if killed.is_some_and(|since| since.elapsed() > PATIENCE) {
+                    break Status { lost: Some("it could not be ended".into()), ..Status::default() };
+                }
+            }
             () = tokio::time::sleep(TICK), if ended == Ended::ByItself => {
                 if care.cancellation.is_cancelled() {
                     ended = Ended::Cancelled;
@@ -442,6 +451,7 @@ async fn look_after(mut process: Process, care: Care) -> io::Result<(Status, End
                 if ended != Ended::ByItself {
                     care.alive.given_up.store(true, Ordering::Relaxed);
                     process.kill()?;
+                    killed = Some(Instant::now());
                 }
             }
         }

@@ -499,7 +499,7 @@ impl Pump {
     /// Goes on opening the next channel; says whether that is done.
     fn open(&mut self) -> Result<bool, String> {
         let Some((order, opened)) = self.waiting.front_mut() else { return Ok(false) };
-        if order.given_up.load(Ordering::Relaxed) && opened.is_none() {
+        if order.given_up.load(Ordering::Relaxed) {
             // A channel that is half open cannot be taken back.
             return Err("it was given up while a channel was opened".into());
         }
