@@ -36,10 +36,11 @@ impl Relay {
         std::thread::spawn(move || {
             for near in listener.incoming().map_while(Result::ok) {
                 let Ok(far) = TcpStream::connect(("127.0.0.1", to)) else { return };
+                let broken = Arc::new(AtomicBool::new(false));
                 for (from, to) in [(&near, &far), (&far, &near)] {
                     let (from, to) = (from.try_clone().expect("a socket"), to.try_clone().expect("a socket"));
-                    let (count, stalls) = (Arc::clone(&count), Arc::clone(&stalls));
-                    std::thread::spawn(move || pass(from, to, &count, &stalls));
+                    let (count, stalls, broken) = (Arc::clone(&count), Arc::clone(&stalls), Arc::clone(&broken));
+                    std::thread::spawn(move || pass(from, to, &count, &stalls, &broken));
                 }
             }
         });
@@ -64,17 +65,22 @@ impl Relay {
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, left: &AtomicI64, stall: &AtomicBool) {
+fn pass(mut from: TcpStream, mut to: TcpStream, left: &AtomicI64, stall: &AtomicBool, broken: &AtomicBool) {
     let mut buffer = [0; 4096];
     loop {
         let Ok(count @ 1..) = from.read(&mut buffer) else { break };
         if left.fetch_sub(count as i64, Ordering::SeqCst) < count as i64 {
             left.store(i64::MAX, Ordering::SeqCst);
+            broken.store(true, Ordering::SeqCst);
             if stall.load(Ordering::SeqCst) {
                 // Until one of the ends gives up.
                 while from.read(&mut buffer).is_ok_and(|count| count > 0) {}
             }
             break;
+        }
+        if broken.load(Ordering::SeqCst) {
+            // The other direction stalls, too.
+            continue;
         }
         if to.write_all(&buffer[..count]).is_err() {
             break;
