@@ -67,8 +67,7 @@ impl Relay {
 
 fn pass(mut from: TcpStream, mut to: TcpStream, left: &AtomicI64, stall: &AtomicBool, broken: &AtomicBool) {
     let mut buffer = [0; 4096];
-    loop {
-        let Ok(count @ 1..) = from.read(&mut buffer) else { break };
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
         if left.fetch_sub(count as i64, Ordering::SeqCst) < count as i64 {
             left.store(i64::MAX, Ordering::SeqCst);
             broken.store(true, Ordering::SeqCst);

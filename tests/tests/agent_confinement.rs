@@ -87,7 +87,8 @@ fn what_is_inside_is_allowed_under_any_name() {
     let cell = Cell::new();
     symlink(cell.path("in/disk"), cell.path("out/link-in")).unwrap();
     symlink("../disk", cell.path("in/sub/up")).unwrap();
-    for name in ["in/disk", "in/sub/disk", "inside.img", "out/link-in", "in/sub/up", "in/sub/../disk", "out/../in/disk"] {
+    for name in ["in/disk", "in/sub/disk", "inside.img", "out/link-in", "in/sub/up", "in/sub/../disk", "out/../in/disk"]
+    {
         cell.allowed(&cell.path(name));
     }
 }

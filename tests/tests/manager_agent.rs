@@ -210,9 +210,8 @@ fn connections_that_fail_are_tried_again_and_named() {
     // One that accepts and says nothing.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port();
-    let remote = format!(
-        "[remote.far]\nhost = \"127.0.0.1\"\nport = {port}\nuser = \"x\"\nretries = 0\ntimeout = \"1s\"\n"
-    );
+    let remote =
+        format!("[remote.far]\nhost = \"127.0.0.1\"\nport = {port}\nuser = \"x\"\nretries = 0\ntimeout = \"1s\"\n");
     let outcome = site.manager(&(remote + &task(&site, "remote", "target.img", "")), []).run();
     outcome.exits(3);
     assert!(outcome.stderr.contains("the handshake") && outcome.stderr.contains("within 1 seconds"), "{outcome}");
@@ -239,10 +238,8 @@ fn an_agent_that_cannot_be_put_there_gets_its_own_error() {
     other.exits(3);
     assert!(other.stderr.contains("a machine of type vax"), "{other}");
     // Then stock is fallen back to.
-    let auto = run(&format!(
-        "connection_command = \"{path}\"\nagent = \"auto\"\nremote_bdsync_bin = \"{}\"\n",
-        bdsync()
-    ));
+    let auto =
+        run(&format!("connection_command = \"{path}\"\nagent = \"auto\"\nremote_bdsync_bin = \"{}\"\n", bdsync()));
     is_synced(&site, "target.img", &auto, "auto");
     assert!(auto.stderr.contains("Falling back to a stock bdsync"), "{auto}");
     // What is installed is no agent.
@@ -275,7 +272,8 @@ fn a_tebibyte_of_holes_takes_less_than_five_seconds() {
     use std::os::unix::fs::FileExt;
     let source = std::fs::File::options().write(true).open(site.dir.path("source.img")).unwrap();
     source.write_at(b"at the end", (1 << 40) - 10).unwrap();
-    let remote = format!("[remote.far]\nconnection_command = \"sh -c\"\nagent = \"installed\"\nagent_path = \"{}\"\n", agent());
+    let remote =
+        format!("[remote.far]\nconnection_command = \"sh -c\"\nagent = \"installed\"\nagent_path = \"{}\"\n", agent());
     let config = remote + &task(&site, "remote", "target.img", "");
     bdsync_tests::manager();
     let begin = std::time::Instant::now();

@@ -52,7 +52,9 @@ fn run(test: &str, far_end: &str, how: Break, cuts: u64, seed: u64) {
         assert!(site.is_synced("target.img"), "round {round}");
         assert!(site.patches().is_empty(), "round {round}: something is left");
     }
-    println!("{cuts} broken connections: {gone_on} runs went on where they were, {failed} failed and were finished later");
+    println!(
+        "{cuts} broken connections: {gone_on} runs went on where they were, {failed} failed and were finished later"
+    );
 }
 
 fn installed() -> String {
@@ -79,10 +81,7 @@ fn a_connection_to_a_stock_bdsync_may_be_cut_anywhere() {
 #[test]
 fn a_source_that_shrinks_and_a_target_that_goes_are_errors() {
     let agent = format!("[remote.far]\nconnection_command = \"sh -c\"\n{}", installed());
-    let stock = format!(
-        "[remote.far]\nconnection_command = \"sh -c\"\nremote_bdsync_bin = \"{}\"\n",
-        bdsync()
-    );
+    let stock = format!("[remote.far]\nconnection_command = \"sh -c\"\nremote_bdsync_bin = \"{}\"\n", bdsync());
     for (section, settings) in [(String::new(), ""), (agent, "remote = \"far\"\n"), (stock, "remote = \"far\"\n")] {
         for (file, is_source) in [("source.img", true), ("target.img", false)] {
             let site = Site::with_size(SIZE, 5);

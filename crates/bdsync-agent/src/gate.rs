@@ -132,9 +132,8 @@ impl Gate {
     fn allows(&self, descriptor: &OwnedFd) -> bool {
         let Ok(stat) = fstat(descriptor) else { return false };
         self.allowed.iter().any(|entry| match entry.contains(['*', '?', '[']) {
-            true => glob::glob(entry).is_ok_and(|found| {
-                found.filter_map(Result::ok).any(|path| is_within(descriptor, &stat, &path))
-            }),
+            true => glob::glob(entry)
+                .is_ok_and(|found| found.filter_map(Result::ok).any(|path| is_within(descriptor, &stat, &path))),
             false => is_within(descriptor, &stat, Path::new(entry)),
         })
     }

@@ -22,7 +22,8 @@ use bdsync_proto::{Hello, MessageType, ProtocolError, limits};
 use bdsync_target::TargetError;
 use bdsync_target::guard;
 use bdsync_target::ops::{
-    About, Answer, AppliedPatch, Compare, Compared, Facts, PatchGoes, Place, ProgressReport, Ready, Request, StoredPatch,
+    About, Answer, AppliedPatch, Compare, Compared, Facts, PatchGoes, Place, ProgressReport, Ready, Request,
+    StoredPatch,
 };
 use bdsync_target::redo::{Redo, is_file_stem};
 use bdsync_target::stream::PatchStream;
@@ -98,7 +99,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
         return Ok(serve(input, output, options, context)?);
     }
     let link = Link::new(Cursor::new(first).chain(input), output, LinkOptions::Wait(QUEUE), zstd)?;
-    Ok(Agent { gate, link, scan, context, held: None }.run()?)
+    Ok(Agent { gate, link, scan, context, held: None, stored: None }.run()?)
 }
 
 fn send_hello(output: &mut File, hello: &Hello) -> io::Result<()> {
@@ -155,6 +156,8 @@ struct Agent<'a> {
     context: Context<'a>,
     /// The target that this session brings up to date; nobody else may meanwhile.
     held: Option<(String, guard::TargetLock)>,
+    /// What this session has stored last, and where: its digest is known.
+    stored: Option<(Place, StoredPatch)>,
 }
 
 type Outcome = Result<serde_json::Value, TargetError>;
@@ -241,7 +244,10 @@ impl Agent<'_> {
                     let text = "there is a ready patch already, and this agent takes --append-only-patches";
                     return Err(TargetError::refused(text));
                 }
-                redo.commit(state, context).map_err(|error| restored(error, &[&handle]))?;
+                // What was hashed while it was stored is not read once more for that.
+                let known = self.stored.take().filter(|(known, _)| known == place);
+                let known = known.map(|(_, stored)| (stored.patch_bytes, stored.sha256));
+                redo.commit(state, known, context).map_err(|error| restored(error, &[&handle]))?;
                 json(serde_json::Map::new())
             }
             Request::Apply { path, place, size_policy } => {
@@ -326,7 +332,8 @@ impl Agent<'_> {
             match Some(&target.path).filter(|_| is_file_or_block(&metadata)) {
                 None => facts.kind = "other".into(),
                 Some(path) => {
-                    let device = Device::open(path, Access::Read).map_err(|error| restored(error.into(), &[&target]))?;
+                    let device =
+                        Device::open(path, Access::Read).map_err(|error| restored(error.into(), &[&target]))?;
                     facts.kind = if device.kind() == DeviceKind::Block { "block" } else { "file" }.into();
                     facts.size = Some(device.size());
                     facts.busy = guard::busy(path)?;
@@ -368,18 +375,18 @@ impl Agent<'_> {
         let result = {
             let sink: Option<&mut dyn PatchSink> = match &mut sink {
                 Sink::None => None,
-                Sink::Stored(stored) => Some(stored),
+                Sink::Stored(stored) => Some(&mut **stored),
                 Sink::Applied(applied) => Some(applied),
             };
             tree_server(&mut self.link, &scanner, &shape, sink, self.context)
         };
         let handles: Vec<&Handle> = handles.iter().collect();
         match result {
-            Ok(complete) => Ok(self.complete(sink, complete).map_err(|error| restored(error, &handles))),
+            Ok(complete) => Ok(self.complete(request, sink, complete).map_err(|error| restored(error, &handles))),
             // The connection is gone, or of no use: a partial patch stays for another one.
             Err(error @ (Error::Protocol(_) | Error::ReadPeer(_) | Error::WritePeer(_))) => Err(error),
             Err(error) => {
-                let _ = self.complete(sink, false);
+                let _ = self.complete(request, sink, false);
                 Ok(Err(restored(error.into(), &handles)))
             }
         }
@@ -403,7 +410,7 @@ impl Agent<'_> {
                 let stored = Stored::new(redo, *offset, sha256, self.context);
                 let stored = stored.map_err(|error| restored(error, &[&folder]))?;
                 handles.push(folder);
-                Sink::Stored(stored)
+                Sink::Stored(Box::new(stored))
             }
             Some(PatchGoes::Applied { in_place }) => {
                 self.gate.may_write("change a target")?;
@@ -419,7 +426,7 @@ impl Agent<'_> {
         Ok((scanner, shape, sink, handles))
     }
 
-    fn complete(&self, sink: Sink, complete: bool) -> Outcome {
+    fn complete(&mut self, request: &Compare, sink: Sink, complete: bool) -> Outcome {
         match (sink, complete) {
             (Sink::None, _) => json(serde_json::Map::new()),
             (Sink::Stored(stored), false) => {
@@ -428,7 +435,11 @@ impl Agent<'_> {
             }
             (Sink::Stored(stored), true) => {
                 let _pulse = Pulse::start(self.link.output().clone())?;
-                json(stored.finish()?)
+                let stored = stored.finish()?;
+                if let Some(PatchGoes::Stored { place, .. }) = &request.patch {
+                    self.stored = Some((place.clone(), stored.clone()));
+                }
+                json(stored)
             }
             (Sink::Applied(applied), _) => {
                 let _pulse = Pulse::start(self.link.output().clone())?;
@@ -467,7 +478,7 @@ type Prepared = (Arc<Scanner>, Shape, Sink, Vec<Handle>);
 /// Where a patch goes.
 enum Sink {
     None,
-    Stored(Stored),
+    Stored(Box<Stored>),
     Applied(Applied),
 }
 
@@ -483,7 +494,9 @@ impl Stored {
             0 => None,
             _ => match redo.resume(offset, sha256, context)? {
                 Some(resumed) => Some(resumed),
-                None => return Err(TargetError::refused("the partial patch is not the one that is to be gone on with")),
+                None => {
+                    return Err(TargetError::refused("the partial patch is not the one that is to be gone on with"));
+                }
             },
         };
         let (file, before) = match resumed {

@@ -24,6 +24,9 @@ use crate::scan::{ScanOptions, Scanner};
 /// How many requests are worked on at once. The next ones wait in the connection.
 const OPEN_REQUESTS: usize = 8;
 
+/// Opens the device that a client names.
+pub type Opener = Box<dyn Fn(&OsStr) -> Result<Device>>;
+
 /// How to serve.
 pub struct ServeOptions {
     /// How devices are read.
@@ -31,7 +34,7 @@ pub struct ServeOptions {
     /// The hello was said already.
     pub hello_is_said: bool,
     /// Opens the device that a client names.
-    pub open: Box<dyn Fn(&OsStr) -> Result<Device>>,
+    pub open: Opener,
 }
 
 impl From<ScanOptions> for ServeOptions {

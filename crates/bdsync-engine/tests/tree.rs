@@ -110,7 +110,7 @@ fn compare(near: &Arc<Scanner>, far: &Arc<Scanner>, shape: &Shape, fetch: bool, 
 
 /// Blocks that differ, as the client's ranges say it.
 fn blocks(ranges: &[(u64, u64)], block_size: u64) -> Vec<u64> {
-    ranges.iter().flat_map(|(start, length)| (start / block_size..(start + length).div_ceil(block_size))).collect()
+    ranges.iter().flat_map(|(start, length)| start / block_size..(start + length).div_ceil(block_size)).collect()
 }
 
 proptest! {
@@ -217,8 +217,7 @@ fn a_peer_that_breaks_the_rules_is_told_apart() {
         let cancellation = Cancellation::new();
         let context = Context { observer: &|_: &_| {}, cancellation: &cancellation };
         let scanner = Scanner::new(Arc::new(Device::open(_near.path(), Access::Read).unwrap()), ScanOptions::default());
-        let result =
-            tree_client(&mut link, &scanner.unwrap(), &shape, false, &mut Found::default(), context);
+        let result = tree_client(&mut link, &scanner.unwrap(), &shape, false, &mut Found::default(), context);
         assert!(matches!(result, Err(Error::Protocol(_))), "{message:?}: {result:?}");
     }
     drop(near);

@@ -27,7 +27,7 @@ use sha2::{Digest, Sha256};
 use crate::config::{Task, Verify};
 use crate::end::SAMPLE;
 use crate::failure::Failure;
-use crate::local::{Source, final_size, missing};
+use crate::local::{Difference, Source, final_size, missing};
 use crate::remote::{Connection, Session};
 use crate::report::Phase;
 use crate::run::{Job, Ranges, redo_state};
@@ -89,7 +89,7 @@ impl<'a> AgentSession<'a> {
         job: &'a Job<'a>,
         connection: Connection,
         command: &str,
-    ) -> Result<Self, (Failure, Connection)> {
+    ) -> Result<Self, (Failure, Box<Connection>)> {
         let mut kill = Cancellation::new();
         let mut opened = Self::open(&connection, command, job, &kill);
         if matches!(opened, Err(Failure::Permanent(_))) && connection.wants_words() {
@@ -106,7 +106,7 @@ impl<'a> AgentSession<'a> {
                 let mut agent = Self { task, job, link, session, connection, kill, about, is_comparing: false };
                 match agent.call(&Request::About) {
                     Ok(about) => agent.about = about,
-                    Err(failure) => return Err((failure, agent.give_back())),
+                    Err(failure) => return Err((failure, Box::new(agent.give_back()))),
                 }
                 let About { version, host, machine, time, .. } = &agent.about;
                 tracing::debug!(task = task.name, "Agent {version} on {host} ({machine}), where it is {time}");
@@ -114,7 +114,7 @@ impl<'a> AgentSession<'a> {
             }
             Err(failure) => {
                 kill.cancel();
-                Err((failure, connection))
+                Err((failure, Box::new(connection)))
             }
         }
     }
@@ -339,8 +339,7 @@ impl<'a> AgentSession<'a> {
             let can_resume = self.job.resume.lock().unwrap_or_else(PoisonError::into_inner).is_some();
             if (facts.leftovers || facts.partial_bytes.is_some()) && !can_resume {
                 let request = Request::Discard { place: place.clone(), ready: false };
-                self.call::<serde::de::IgnoredAny>(&request)
-                    .map_err(|failure| failure.during("removing leftovers"))?;
+                self.call::<serde::de::IgnoredAny>(&request).map_err(|failure| failure.during("removing leftovers"))?;
             }
             return Ok(false);
         };
@@ -424,7 +423,8 @@ impl<'a> AgentSession<'a> {
         let target_bytes = facts.size.unwrap_or(0);
         let before = self.job.resume.lock().unwrap_or_else(PoisonError::into_inner).take();
         let before = before.filter(|resume| {
-            (resume.source_bytes, resume.target_bytes, &resume.identity) == (source.size(), target_bytes, &facts.identity)
+            (resume.source_bytes, resume.target_bytes, &resume.identity)
+                == (source.size(), target_bytes, &facts.identity)
                 && resume.shape.length == size
         });
         let partial = facts.partial_bytes.unwrap_or(0);
@@ -669,7 +669,7 @@ impl Source for AgentSource<'_> {
         &mut self,
         target: &Arc<Device>,
         options: &CompareOptions,
-        difference: &mut dyn FnMut(u64, &[u8]) -> Result<(), Error>,
+        difference: &mut Difference<'_>,
         _: &Job<'_>,
     ) -> Result<CompareStats, Failure> {
         let mut shape = self.agent.shape(options.length)?;
@@ -688,7 +688,7 @@ impl Source for AgentSource<'_> {
     }
 }
 
-struct Fetched<'a>(&'a mut dyn FnMut(u64, &[u8]) -> Result<(), Error>);
+struct Fetched<'a>(&'a mut Difference<'a>);
 
 impl Differences for Fetched<'_> {
     fn differs(&mut self, _: u64, _: u64) -> Result<(), Error> {

@@ -55,7 +55,7 @@ pub(crate) enum Command {
     Verify,
     /// Show how each task last ended, and what is pending
     Status,
-    /// Measure how fast this machine hashes, and reads a device
+    /// Measure how fast this machine, or another one, hashes and reads a device
     Bench(BenchArgs),
     /// Work with configuration files
     #[command(subcommand)]
@@ -90,6 +90,9 @@ pub(crate) struct BenchArgs {
     /// Also measure how fast this file or block device is read and scanned (nothing is written)
     #[arg(long, value_name = "PATH")]
     pub(crate) device: Option<PathBuf>,
+    /// Measure at the other end, with the agent there: the name of a [remote.NAME]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) remote: Option<String>,
     /// About how long all digests together may take, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 4.0)]
     pub(crate) seconds: f64,

@@ -10,8 +10,8 @@ use serde_json::json;
 
 use crate::cli::CommandLine;
 use crate::config::{Task, Verify};
-use crate::failure::{Exit, Failure};
 use crate::end;
+use crate::failure::{Exit, Failure};
 use crate::report::binary;
 use crate::run::{Control, Job, Ranges, has_snapshots};
 use crate::state::Outcome;

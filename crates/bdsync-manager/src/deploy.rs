@@ -38,7 +38,8 @@ impl Binary {
 
 /// The agents that this manager carries: those inside of it, and those beside it.
 fn binaries() -> Vec<Binary> {
-    let mut found: Vec<Binary> = EMBEDDED.iter().map(|(machine, bytes)| Binary::new(machine, (*bytes).into())).collect();
+    let mut found: Vec<Binary> =
+        EMBEDDED.iter().map(|(machine, bytes)| Binary::new(machine, (*bytes).into())).collect();
     let folder = std::env::current_exe().ok().and_then(|path| path.parent().map(Path::to_path_buf));
     let Some(folder) = folder else { return found };
     let named = |machine: &str| vec![folder.join(format!("bdsync-agent-{machine}"))];

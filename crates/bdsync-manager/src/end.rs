@@ -4,14 +4,16 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use bdsync_device::{Access, Device};
+use bdsync_engine::Cancellation;
 
 use crate::agent::AgentSession;
+use crate::cli::BenchArgs;
 use crate::config::{AgentMode, Remote, Task};
 use crate::deploy;
 use crate::failure::Failure;
 use crate::far::Far;
 use crate::local::{self, Source};
-use crate::remote::Connection;
+use crate::remote::{Connection, quote_path};
 use crate::report::Phase;
 use crate::run::{Job, Ranges};
 use crate::state::TaskStats;
@@ -43,7 +45,7 @@ fn connect<'a>(task: &'a Task, remote: &'a Remote, job: &'a Job<'a>) -> Result<F
     };
     let started = match command {
         Ok(command) => AgentSession::start(task, job, connection, &command),
-        Err(failure) => Err((failure, connection)),
+        Err(failure) => Err((failure, Box::new(connection))),
     };
     match started {
         Ok(session) => Ok(FarEnd::Agent(Box::new(session))),
@@ -55,7 +57,7 @@ fn connect<'a>(task: &'a Task, remote: &'a Remote, job: &'a Job<'a>) -> Result<F
                 remote.label,
                 remote.program.display()
             );
-            Ok(FarEnd::Stock(Box::new(Far::new(task, remote, job, connection))))
+            Ok(FarEnd::Stock(Box::new(Far::new(task, remote, job, *connection))))
         }
         Err((failure, _)) => Err(failure.during(&format!("starting the agent at {}", remote.label))),
     }
@@ -132,4 +134,27 @@ pub(crate) fn check(task: &Task, job: &Job<'_>) -> Result<Found, Failure> {
             local(&far.into_source()?, far_end)
         }
     }
+}
+
+/// What `bdsync-agent bench` at the other end prints.
+pub(crate) fn bench(
+    remote: &Remote,
+    options: &BenchArgs,
+    cancellation: &Cancellation,
+    is_json: bool,
+) -> Result<String, Failure> {
+    let connection = Connection::new(remote, "bench", cancellation);
+    let command = match remote.agent {
+        AgentMode::Installed => deploy::installed(remote),
+        _ => deploy::deploy(&connection, remote)?,
+    };
+    let mut command = command.trim_end_matches(" serve").to_string();
+    command += &format!(" bench --seconds {}", options.seconds);
+    if let Some(device) = &options.device {
+        command += &format!(" --device {}", quote_path(device));
+    }
+    if is_json {
+        command += " --json";
+    }
+    connection.run(&command)
 }

@@ -6,17 +6,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bdsync_device::{Access, Device};
-use bdsync_engine::diff::{DiffOptions, DiffStats, Names, Peer, diff};
 use bdsync_engine::compare::{CompareOptions, CompareStats};
+use bdsync_engine::diff::{DiffOptions, DiffStats, Names, Peer, diff};
 use bdsync_engine::{Context, Error, Event, Observer, Salt, Scanner, SizePolicy};
-use tokio::runtime::Handle;
 use bdsync_proto::patch::PatchReader;
 use bdsync_target::redo::{RedoState, file_stem};
 use bdsync_target::stream::PatchStream;
+use tokio::runtime::Handle;
 
 use crate::config::{Remote, Task, Verify};
 use crate::failure::Failure;
-use crate::local::Source;
+use crate::local::{Difference, Source};
 use crate::remote::{Connection, End, Session, quote, quote_path};
 use crate::report::Phase;
 use crate::run::{Job, Ranges};
@@ -323,8 +323,7 @@ impl<'a> Far<'a> {
             name => name.into_owned(),
         };
         let names = Names { local, remote: remote.as_bytes() };
-        let result =
-            diff(&scanner, names, Peer { input, output }, patch, options, context);
+        let result = diff(&scanner, names, Peer { input, output }, patch, options, context);
         (result, server.wait())
     }
 
@@ -486,7 +485,8 @@ impl<'a> Far<'a> {
     fn in_place(&self, source: &Arc<Device>, policy: SizePolicy, stats: &mut TaskStats) -> Result<(), Failure> {
         let started = Instant::now();
         self.job.reporter.phase(Phase::Compare, source.size());
-        let script = format!("{}{}{SYNC}{} || exit\nmake_durable \"$t\"", self.names(), heartbeat(), self.patch_command(policy));
+        let script =
+            format!("{}{}{SYNC}{} || exit\nmake_durable \"$t\"", self.names(), heartbeat(), self.patch_command(policy));
         let mut patcher = self.connection.start(&script)?;
         patcher.drain();
         let Some(input) = patcher.stdin.take() else { return Err(Failure::new("the far end has no streams")) };
@@ -564,7 +564,11 @@ impl<'a> Far<'a> {
 impl<'a> Far<'a> {
     /// A source at the far end. Its size is asked of the far end's shell.
     pub(crate) fn into_source(self: Box<Self>) -> Result<FarSource<'a>, Failure> {
-        let words = format!("t={}\nd=\nk=\nb={}\n", quote_path(&self.task.source), quote(&self.remote.program.to_string_lossy()));
+        let words = format!(
+            "t={}\nd=\nk=\nb={}\n",
+            quote_path(&self.task.source),
+            quote(&self.remote.program.to_string_lossy())
+        );
         let survey = self.ask(&words)?;
         if !survey.program {
             return Err(self.no_program());
@@ -608,7 +612,7 @@ impl Source for FarSource<'_> {
         &mut self,
         target: &Arc<Device>,
         _: &CompareOptions,
-        difference: &mut dyn FnMut(u64, &[u8]) -> Result<(), Error>,
+        difference: &mut Difference<'_>,
         job: &Job<'_>,
     ) -> Result<CompareStats, Failure> {
         let mut options = self.far.diff_options(SizePolicy::Resize);
@@ -644,7 +648,11 @@ impl Source for FarSource<'_> {
             let took = take();
             match compared.join() {
                 Ok((result, end)) => (result.map(|(_, stats)| stats), end, took.map(|()| taken)),
-                Err(_) => (Err(Error::Cancelled), Err(Failure::new("comparing ended in a way that it must not")), Err(Error::Cancelled)),
+                Err(_) => (
+                    Err(Error::Cancelled),
+                    Err(Failure::new("comparing ended in a way that it must not")),
+                    Err(Error::Cancelled),
+                ),
             }
         });
         match (result, taken) {

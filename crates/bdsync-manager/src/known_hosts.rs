@@ -74,7 +74,8 @@ impl KnownHosts {
             return Found::Revoked { offered, line: *line };
         }
         let mut plain = self.of_host(host, port).filter(|(_, entry)| entry.marker().is_none()).peekable();
-        let first = plain.peek().map(|(line, entry)| (*line, entry.public_key().fingerprint(HashAlg::Sha256).to_string()));
+        let first =
+            plain.peek().map(|(line, entry)| (*line, entry.public_key().fingerprint(HashAlg::Sha256).to_string()));
         if plain.any(|(_, entry)| is_it(entry)) {
             return Found::Known;
         }
@@ -179,7 +180,10 @@ mod tests {
         mac.update(b"[box]:2022");
         let base64 = |bytes: &[u8]| {
             let output = std::process::Command::new("sh")
-                .args(["-c", &format!("printf '{}' | base64", bytes.iter().map(|b| format!("\\{b:03o}")).collect::<String>())])
+                .args([
+                    "-c",
+                    &format!("printf '{}' | base64", bytes.iter().map(|b| format!("\\{b:03o}")).collect::<String>()),
+                ])
                 .output()
                 .unwrap();
             String::from_utf8(output.stdout).unwrap().trim().to_string()

@@ -1,9 +1,9 @@
 //! A target on this machine: compared directly, patched in two phases or in place.
 
 use std::fs::{self, File};
-use std::os::unix::fs::OpenOptionsExt;
 use std::io::{self, BufWriter, Write};
 use std::num::NonZeroUsize;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,6 +25,9 @@ use crate::state::TaskStats;
 /// How many parts of a mebibyte a sample has.
 const SAMPLE: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
+/// Takes the source's bytes of what differs.
+pub(crate) type Difference<'a> = dyn FnMut(u64, &[u8]) -> Result<(), Error> + 'a;
+
 /// What a target of this machine is compared with.
 pub(crate) trait Source {
     /// Its size in bytes.
@@ -38,7 +41,7 @@ pub(crate) trait Source {
         &mut self,
         target: &Arc<Device>,
         options: &CompareOptions,
-        difference: &mut dyn FnMut(u64, &[u8]) -> Result<(), Error>,
+        difference: &mut Difference<'_>,
         job: &Job<'_>,
     ) -> Result<CompareStats, Failure>;
 }
@@ -56,7 +59,7 @@ impl Source for Arc<Device> {
         &mut self,
         target: &Arc<Device>,
         options: &CompareOptions,
-        difference: &mut dyn FnMut(u64, &[u8]) -> Result<(), Error>,
+        difference: &mut Difference<'_>,
         job: &Job<'_>,
     ) -> Result<CompareStats, Failure> {
         Ok(compare(self, target, options, difference, job.context())?)
@@ -65,7 +68,6 @@ impl Source for Arc<Device> {
 
 /// Brings the target up to date with `source`.
 pub(crate) fn run(task: &Task, source: &mut dyn Source, job: &Job<'_>) -> Result<TaskStats, Failure> {
-    job.reporter.phase(Phase::Prepare, 0);
     let redo = task.patch_folder.as_deref().map(|folder| Redo::new(folder, &task.target)).transpose()?;
     let created = ensure_target(task)?;
     check(source, task)?;
@@ -164,9 +166,7 @@ fn check(source: &dyn Source, task: &Task) -> Result<(), Failure> {
     match source.path() {
         Some(path) => Ok(guard::check(path, &task.target)?),
         None => match guard::busy(&task.target)? {
-            Some(why) => {
-                Err(Failure::new(format!("the target {} {why}; nothing was changed", task.target.display())))
-            }
+            Some(why) => Err(Failure::new(format!("the target {} {why}; nothing was changed", task.target.display()))),
             None => Ok(()),
         },
     }
@@ -295,7 +295,7 @@ fn two_phases(
     }
     job.reporter.phase(Phase::Commit, patch.0);
     let state = redo_state(task, patch, size, target_bytes);
-    redo.commit(&state, job.context()).inspect_err(|_| redo.discard())?;
+    redo.commit(&state, None, job.context()).inspect_err(|_| redo.discard())?;
     stats.generate_seconds = started.elapsed().as_secs_f64();
     let started = Instant::now();
     apply(redo, task, &state, lock, job)?;

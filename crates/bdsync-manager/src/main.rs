@@ -73,7 +73,7 @@ fn start(command_line: CommandLine, reporter: &Reporter) -> Result<Exit> {
                 Err(problems) => wrong(&problems),
             });
         }
-        Some(Command::Bench(options)) => {
+        Some(Command::Bench(options)) if options.remote.is_none() => {
             bench(options, reporter)?;
             return Ok(Exit::Success);
         }
@@ -91,6 +91,9 @@ fn start(command_line: CommandLine, reporter: &Reporter) -> Result<Exit> {
         tracing::warn!("{warning}");
     }
     let is_plain_run = command_line.command.is_none();
+    if let Some(Command::Bench(options)) = &command_line.command {
+        return bench_remote(options, &configuration, reporter);
+    }
     let Some(tasks) = choose(&configuration.tasks, &command_line.tasks, is_plain_run) else {
         return Ok(Exit::Configuration);
     };
@@ -190,6 +193,29 @@ fn is_ignored(kind: SignalKind) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
     mask >> (kind.as_raw_value() - 1) & 1 == 1
+}
+
+/// `bench --remote`: what the agent at the other end measures.
+fn bench_remote(options: &cli::BenchArgs, configuration: &Configuration, reporter: &Reporter) -> Result<Exit> {
+    let name = options.remote.clone().unwrap_or_default();
+    let Some(remote) = configuration.remotes.iter().find(|remote| remote.label == name) else {
+        let known: Vec<_> = configuration.remotes.iter().map(|remote| remote.label.as_str()).collect();
+        tracing::error!("There is no section [remote.{name}]; there are: {}", known.join(", "));
+        return Ok(Exit::Configuration);
+    };
+    let cancellation = Cancellation::new();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let _entered = runtime.enter();
+    match end::bench(remote, options, &cancellation, reporter.is_json()) {
+        Ok(text) => {
+            reporter.print(&text)?;
+            Ok(Exit::Success)
+        }
+        Err(failure) => {
+            tracing::error!("{failure}");
+            Ok(Exit::TaskFailed)
+        }
+    }
 }
 
 fn bench(options: &cli::BenchArgs, reporter: &Reporter) -> Result<()> {

@@ -43,7 +43,8 @@ const PIPE: usize = 1 << 20;
 const AGAIN: ErrorCode = ErrorCode::Session(-37);
 
 /// Ciphers in the order in which they are fast on machines of today.
-const CIPHERS: &str = "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes128-ctr,aes192-ctr,aes256-ctr";
+const CIPHERS: &str =
+    "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes128-ctr,aes192-ctr,aes256-ctr";
 
 /// A machine that is reached with SSH.
 pub(crate) struct SshTransport {
@@ -80,7 +81,8 @@ impl SshTransport {
         if let Some(worker) = worker.as_ref().filter(|worker| !worker.dead.load(Ordering::Relaxed)) {
             return Ok((worker.orders.clone(), Arc::clone(&worker.wake)));
         }
-        let connecting = Connecting { settings: &self.settings, timeout: self.timeout, cancellation: &self.cancellation };
+        let connecting =
+            Connecting { settings: &self.settings, timeout: self.timeout, cancellation: &self.cancellation };
         let (session, socket) = connecting.connect()?;
         let (orders, receiver) = channel();
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| no_pipe(e.into()))?);
@@ -300,7 +302,9 @@ impl Connecting<'_> {
                     for identity in &identities {
                         match self.retry(session, socket, deadline, || agent.userauth(user, identity)) {
                             Ok(()) => return Ok(()),
-                            Err(failure) => tried.push(format!("{} of ssh-agent ({})", identity.comment(), failed(failure)?)),
+                            Err(failure) => {
+                                tried.push(format!("{} of ssh-agent ({})", identity.comment(), failed(failure)?))
+                            }
                         }
                     }
                     if identities.is_empty() {
@@ -325,7 +329,8 @@ impl Connecting<'_> {
                 }
             }
         }
-        let tried = if tried.is_empty() { "there is none to try (identity_file, ssh_agent)".into() } else { tried.join(", ") };
+        let tried =
+            if tried.is_empty() { "there is none to try (identity_file, ssh_agent)".into() } else { tried.join(", ") };
         Err(self.refused(format!("no key was accepted: {tried}")))
     }
 }
@@ -533,7 +538,8 @@ impl Pump {
     }
 
     fn wait(&self) {
-        let mut fds = vec![PollFd::new(&self.socket, directions(&self.session)), PollFd::new(&*self.wake, PollFlags::IN)];
+        let mut fds =
+            vec![PollFd::new(&self.socket, directions(&self.session)), PollFd::new(&*self.wake, PollFlags::IN)];
         for running in &self.channels {
             if let Some(stdin) = running.stdin.as_ref().filter(|_| running.input.is_empty()) {
                 fds.push(PollFd::new(stdin, PollFlags::IN));

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use bdsync_engine::apply::hex;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
-use bdsync_engine::apply::hex;
 use sha2::{Digest, Sha256};
 
 use crate::config::{Task, Way};

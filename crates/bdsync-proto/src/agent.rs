@@ -249,7 +249,10 @@ pub fn read_pairs(message: AgentMessage, payload: &[u8]) -> Result<Vec<(u64, u32
 
 /// The payload of such pairs.
 pub fn write_pairs(pairs: &[(u64, u32)]) -> Vec<u8> {
-    pairs.iter().flat_map(|(first, second)| [first.to_le_bytes().to_vec(), second.to_le_bytes().to_vec()].concat()).collect()
+    pairs
+        .iter()
+        .flat_map(|(first, second)| [first.to_le_bytes().to_vec(), second.to_le_bytes().to_vec()].concat())
+        .collect()
 }
 
 /// A payload that is one 64-bit number.
@@ -258,8 +261,7 @@ pub fn write_pairs(pairs: &[(u64, u32)]) -> Vec<u8> {
 ///
 /// It has another length.
 pub fn read_number(message: AgentMessage, payload: &[u8]) -> Result<u64, ProtocolError> {
-    let number: [u8; 8] =
-        payload.try_into().map_err(|_| bad(message, format!("it has {} bytes", payload.len())))?;
+    let number: [u8; 8] = payload.try_into().map_err(|_| bad(message, format!("it has {} bytes", payload.len())))?;
     Ok(u64::from_le_bytes(number))
 }
 

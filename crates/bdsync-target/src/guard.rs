@@ -184,7 +184,8 @@ impl TargetLock {
 ///
 /// Somebody else has it, or it cannot be taken.
 pub fn lock_target(target: &Path) -> Result<TargetLock, TargetError> {
-    let failed = |error: std::io::Error| TargetError::refused(format!("cannot lock {}: {}", target.display(), plain(&error)));
+    let failed =
+        |error: std::io::Error| TargetError::refused(format!("cannot lock {}: {}", target.display(), plain(&error)));
     let file = File::open(target).map_err(failed)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(TargetLock(file)),

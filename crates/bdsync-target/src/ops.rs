@@ -57,19 +57,31 @@ pub enum Request {
     /// Who is there?
     About,
     /// What is there?
-    Facts { path: String, #[serde(default)] place: Option<Place> },
+    Facts {
+        path: String,
+        #[serde(default)]
+        place: Option<Place>,
+    },
     /// Makes an empty file.
     Create { path: String },
     /// Compares.
     Compare(Compare),
     /// Removes what is worth nothing.
-    Discard { place: Place, #[serde(default)] ready: bool },
+    Discard {
+        place: Place,
+        #[serde(default)]
+        ready: bool,
+    },
     /// Makes a partial patch ready.
     Commit { place: Place, state: RedoState },
     /// Applies the ready patch.
     Apply { path: String, place: Place, size_policy: Policy },
     /// Measures.
-    Bench { #[serde(default)] path: Option<String>, seconds: f64 },
+    Bench {
+        #[serde(default)]
+        path: Option<String>,
+        seconds: f64,
+    },
 }
 
 /// A comparison that is asked for (section 4).
@@ -100,7 +112,13 @@ pub struct Compare {
 #[allow(missing_docs)]
 pub enum PatchGoes {
     /// Into the partial patch, behind what is there.
-    Stored { place: Place, #[serde(default)] offset: u64, #[serde(default)] sha256: String },
+    Stored {
+        place: Place,
+        #[serde(default)]
+        offset: u64,
+        #[serde(default)]
+        sha256: String,
+    },
     /// To the target at once.
     Applied { in_place: Policy },
 }

@@ -329,14 +329,26 @@ impl Redo {
         self.failed("write", &self.partial, error)
     }
 
-    /// Checks the patch whole, and makes it the one that counts.
+    /// Checks the patch whole, and makes it the one that counts. `known` is its length and
+    /// SHA-256 where they were found as it was written.
     ///
     /// # Errors
     ///
     /// It is not what was written, or it cannot be made durable.
-    pub fn commit(&self, state: &RedoState, context: Context<'_>) -> Result<(), TargetError> {
-        let (bytes, digest) = self.digest(&self.partial, u64::MAX, context)?;
-        if (bytes, &hex(&digest.finalize())) != (state.patch_bytes, &state.sha256) {
+    pub fn commit(
+        &self,
+        state: &RedoState,
+        known: Option<(u64, String)>,
+        context: Context<'_>,
+    ) -> Result<(), TargetError> {
+        let (bytes, sha256) = match known {
+            Some((bytes, sha256)) if self.partial_bytes() == Some(bytes) => (bytes, sha256),
+            _ => {
+                let (bytes, digest) = self.digest(&self.partial, u64::MAX, context)?;
+                (bytes, hex(&digest.finalize()))
+            }
+        };
+        if (bytes, &sha256) != (state.patch_bytes, &state.sha256) {
             let partial = self.partial.display();
             return Err(TargetError::refused(format!(
                 "the patch {partial} is not what was written; the target was not changed"
@@ -393,8 +405,7 @@ impl Redo {
             punch_holes: false,
             verify: None,
         };
-        let applied =
-            apply(&file, &options, context).map_err(|error| TargetError::Engine(error).during(&stays))?;
+        let applied = apply(&file, &options, context).map_err(|error| TargetError::Engine(error).during(&stays))?;
         self.drop_ready()?;
         // Worth nothing without the patch.
         let _ = fs::remove_file(&self.state);

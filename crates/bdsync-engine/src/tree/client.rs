@@ -229,7 +229,8 @@ impl Client<'_, '_> {
             let mut left = count;
             let mut next = first;
             while left > 0 {
-                let Some((expected, length)) = self.expected.front_mut().filter(|(expected, _)| *expected == next) else {
+                let Some((expected, length)) = self.expected.front_mut().filter(|(expected, _)| *expected == next)
+                else {
                     return Err(bad(AgentMessage::Digests, format!("span {next} was not asked for")).into());
                 };
                 let part = left.min(*length);
@@ -242,10 +243,14 @@ impl Client<'_, '_> {
             self.remote.push_back(spans);
             first += count;
         }
-        let held: u64 = self.remote.iter().map(|spans| match spans {
-            Spans::Repeated { digest, .. } if *digest == self.hashers.zero_span => 0,
-            spans => spans.count(size),
-        }).sum();
+        let held: u64 = self
+            .remote
+            .iter()
+            .map(|spans| match spans {
+                Spans::Repeated { digest, .. } if *digest == self.hashers.zero_span => 0,
+                spans => spans.count(size),
+            })
+            .sum();
         match held > self.shape.window * 2 {
             true => Err(bad(AgentMessage::Digests, "more than the window allows").into()),
             false => Ok(()),
@@ -321,7 +326,9 @@ impl Client<'_, '_> {
             Work::Asked { span: asked, leaves } if *asked == span => Some(std::mem::take(leaves)).map(|l| (work, l)),
             _ => None,
         }) else {
-            return Err(bad(AgentMessage::Leaves, format!("span {span} was not asked for, or it is not its turn")).into());
+            return Err(
+                bad(AgentMessage::Leaves, format!("span {span} was not asked for, or it is not its turn")).into()
+            );
         };
         let fanout = self.shape.fanout as usize;
         let mut theirs = Vec::with_capacity(fanout * size);

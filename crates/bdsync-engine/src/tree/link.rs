@@ -5,8 +5,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel}
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use bdsync_proto::agent::{AgentMessage, message_length};
 use bdsync_proto::ProtocolError;
+use bdsync_proto::agent::{AgentMessage, message_length};
 
 use super::spans::Batch;
 use crate::error::{Error, Result};
@@ -199,12 +199,7 @@ impl Link {
     /// # Errors
     ///
     /// The connection, or another message than these.
-    pub fn call(
-        &mut self,
-        request: &[u8],
-        progress: &mut dyn FnMut(&[u8]),
-        context: Context<'_>,
-    ) -> Result<Vec<u8>> {
+    pub fn call(&mut self, request: &[u8], progress: &mut dyn FnMut(&[u8]), context: Context<'_>) -> Result<Vec<u8>> {
         self.output.send(AgentMessage::Request, &[request])?;
         self.answer(progress, context)
     }

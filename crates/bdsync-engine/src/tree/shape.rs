@@ -57,7 +57,12 @@ impl Shape {
             return refuse(format!("a block size of {} bytes; it must be from 1 to {MAX_BLOCK_SIZE}", self.block_size));
         }
         if !FANOUT.contains(&self.fanout) {
-            return refuse(format!("a fanout of {}; it must be from {} to {}", self.fanout, FANOUT.start(), FANOUT.end()));
+            return refuse(format!(
+                "a fanout of {}; it must be from {} to {}",
+                self.fanout,
+                FANOUT.start(),
+                FANOUT.end()
+            ));
         }
         if self.salt.len() > MAX_SALT {
             return refuse(format!("a salt of {} bytes; it has at most {MAX_SALT}", self.salt.len()));

@@ -56,12 +56,7 @@ pub(crate) struct SpanScan {
 
 impl SpanScan {
     /// Results come to `sender` and are to be handed to [`put`](Self::put).
-    pub(crate) fn new(
-        scanner: &Arc<Scanner>,
-        shape: &Shape,
-        hashers: &Arc<Hashers>,
-        sender: Sender<Inbound>,
-    ) -> Self {
+    pub(crate) fn new(scanner: &Arc<Scanner>, shape: &Shape, hashers: &Arc<Hashers>, sender: Sender<Inbound>) -> Self {
         scanner.cut_to(shape.length);
         Self {
             scanner: Arc::clone(scanner),

@@ -85,6 +85,7 @@ pub(crate) enum Format {
 pub(crate) struct Configuration {
     pub(crate) path: PathBuf,
     pub(crate) tasks: Vec<Task>,
+    pub(crate) remotes: Vec<Remote>,
     /// What is odd and no error.
     pub(crate) warnings: Vec<String>,
 }
@@ -107,7 +108,7 @@ impl Configuration {
         let (tasks, problems) = resolve::resolve(&file);
         file.problems.extend(problems);
         match file.problems.is_empty() {
-            true => Ok(Self { path, tasks, warnings: file.warnings }),
+            true => Ok(Self { path, tasks, remotes: resolve::remotes(&file), warnings: file.warnings }),
             false => Err(Problems { path, problems: file.problems }),
         }
     }

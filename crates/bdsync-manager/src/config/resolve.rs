@@ -8,9 +8,7 @@ use bdsync_proto::limits::MAX_BLOCK_SIZE;
 
 use super::settings::Settings;
 use super::task::{Compare, Hooks, LvmSnapshot, Remote, Ssh, Task, Way};
-use super::value::{
-    AgentChoice, AgentMode, Count, Digest, HostKeys, Io, Port, Rate, Size, Sizes, Span, VerifyMode,
-};
+use super::value::{AgentChoice, AgentMode, Count, Digest, HostKeys, Io, Port, Rate, Size, Sizes, Span, VerifyMode};
 use super::{File, Format, Named, Problem, args};
 
 const DEFAULT_RETRIES: u32 = 3;
@@ -31,6 +29,16 @@ pub(super) fn resolve(file: &File) -> (Vec<Task>, Vec<Problem>) {
         problems.extend(shared_targets(file, &tasks));
     }
     (tasks, problems)
+}
+
+/// The machines that the file names.
+pub(super) fn remotes(file: &File) -> Vec<Remote> {
+    let resolve = |named| {
+        let named: &Named = named;
+        let mut resolver = Resolver { file, named, settings: named.settings.clone(), problems: Vec::new() };
+        resolver.remote(Some(named.name.clone()))
+    };
+    file.remotes.iter().filter_map(resolve).collect()
 }
 
 /// Two tasks that write the same target undo each other's work.
@@ -321,8 +329,14 @@ impl Resolver<'_> {
         let (far_source, far_target) = (is_remote && pull, is_remote && !pull);
         let target = self.place(&target, far_target);
         self.check_place("target_path", &target, far_target);
-        for source in self.settings.source_path.iter().cloned().chain(
-            self.settings.source_paths.iter().flatten().map(PathBuf::from).collect::<Vec<_>>()) .collect::<Vec<_>>() {
+        for source in self
+            .settings
+            .source_path
+            .iter()
+            .cloned()
+            .chain(self.settings.source_paths.iter().flatten().map(PathBuf::from).collect::<Vec<_>>())
+            .collect::<Vec<_>>()
+        {
             let key = if self.settings.source_path.is_some() { "source_path" } else { "source_paths" };
             let source = self.place(&source, far_source);
             self.check_place(key, &source, far_source);

@@ -6,9 +6,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeValue, ValueDeserializer};
 
-use super::value::{
-    AgentChoice, Count, Digest, HostKeys, IniValue, Io, Port, Rate, Size, Sizes, Span, VerifyMode,
-};
+use super::value::{AgentChoice, Count, Digest, HostKeys, IniValue, Io, Port, Rate, Size, Sizes, Span, VerifyMode};
 
 /// Why a setting was not taken.
 pub(crate) enum Refused {
