@@ -9,11 +9,11 @@ use clap::CommandFactory;
 use serde_json::json;
 
 use crate::cli::CommandLine;
-use crate::config::{Task, Verify};
+use crate::config::{SnapshotKind, Task, Verify};
 use crate::end;
 use crate::failure::{Exit, Failure};
 use crate::report::binary;
-use crate::run::{Control, Job, Ranges, has_snapshots};
+use crate::run::{Control, Job, Ranges};
 use crate::state::Outcome;
 use bdsync_target::redo::Redo;
 
@@ -79,7 +79,6 @@ pub(crate) fn check(tasks: &[Task], control: &Control) -> Result<Exit> {
 }
 
 fn check_task(task: &Task, job: &Job<'_>) -> Result<String, Failure> {
-    has_snapshots(task)?;
     let found = end::check(task, job)?;
     let at = |is_far: bool| match &task.remote {
         Some(remote) if is_far => format!(" at {}", remote.label),
@@ -93,6 +92,11 @@ fn check_task(task: &Task, job: &Job<'_>) -> Result<String, Failure> {
         task.target.display(),
         at(!task.pull)
     );
+    plan += match &task.snapshot {
+        Some(SnapshotKind::Lvm(_)) => ", from a snapshot of the volume",
+        Some(SnapshotKind::Reflink) => ", from a clone of the file",
+        None => "",
+    };
     if !found.target_exists {
         plan += ", which would be created";
     }

@@ -70,6 +70,29 @@ fn local_source(task: &Task) -> Result<Arc<Device>, Failure> {
 /// Brings a task's target up to date.
 pub(crate) fn run(task: &Task, job: &Job<'_>) -> Result<TaskStats, Failure> {
     job.reporter.phase(Phase::Prepare, 0);
+    if task.snapshot.is_none() {
+        return run_from(task, job);
+    }
+    // What is wrong with the source shows before a snapshot is taken of it.
+    drop(local_source(task)?);
+    if task.remote.is_none() && task.target.exists() {
+        bdsync_target::guard::check(&task.source, &task.target)?;
+    }
+    let Some(mut snapshot) = crate::snapshot::take(task)? else { return run_from(task, job) };
+    let mut taken = task.clone();
+    taken.source = snapshot.path().to_path_buf();
+    let result = run_from(&taken, job).map_err(|failure| match (&failure, snapshot.diagnose()) {
+        (Failure::Permanent(text), Some(why)) => Failure::new(format!("{why} ({text})")),
+        _ => failure,
+    });
+    // One that is left behind is removed by the next run.
+    match (result, snapshot.remove()) {
+        (Ok(_), Err(failure)) => Err(failure.during("removing the snapshot; the target is up to date")),
+        (result, _) => result,
+    }
+}
+
+fn run_from(task: &Task, job: &Job<'_>) -> Result<TaskStats, Failure> {
     let Some(remote) = &task.remote else { return local::run(task, &mut local_source(task)?, job) };
     // What is wrong here shows before anything is asked of another machine.
     let source = if task.pull { None } else { Some(local_source(task)?) };

@@ -15,6 +15,7 @@ mod logging;
 mod remote;
 mod report;
 mod run;
+mod snapshot;
 mod ssh;
 mod state;
 

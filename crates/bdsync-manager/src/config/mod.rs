@@ -15,7 +15,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 pub(crate) use convert::convert;
-pub(crate) use task::{Remote, Ssh, Task, Way};
+pub(crate) use task::{LvmSnapshot, Remote, SnapshotKind, Ssh, Task, Way};
 pub(crate) use value::{AgentMode, Verify};
 
 use ini::Ini;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bdsync_proto::limits::MAX_BLOCK_SIZE;
 
 use super::settings::Settings;
-use super::task::{Compare, Hooks, LvmSnapshot, Remote, Ssh, Task, Way};
+use super::task::{Compare, Hooks, LvmSnapshot, Remote, SnapshotKind, Ssh, Task, Way};
 use super::value::{AgentChoice, AgentMode, Count, Digest, HostKeys, Io, Port, Rate, Size, Sizes, Span, VerifyMode};
 use super::{File, Format, Named, Problem, args};
 
@@ -302,21 +302,35 @@ impl Resolver<'_> {
         }
     }
 
-    fn snapshot(&mut self) -> Option<LvmSnapshot> {
-        if !self.settings.lvm_snapshot_enabled.unwrap_or(false) {
+    fn snapshot(&mut self) -> Option<SnapshotKind> {
+        let settings = &self.settings;
+        let is_lvm = settings.lvm_snapshot_enabled.unwrap_or(false);
+        let is_pull = settings.source_remote.is_some();
+        match settings.snapshot.as_ref().map(|choice| choice.0) {
+            Some(Some(true)) if is_lvm => {
+                self.problem("snapshot", "there is lvm_snapshot_enabled, too; only one of the two can be");
+                return None;
+            }
+            Some(Some(true)) if !is_pull => return Some(SnapshotKind::Reflink),
+            Some(None) | None if !is_lvm => return None,
+            Some(None) => return None,
+            _ => {}
+        }
+        if is_pull {
+            self.problem("snapshot", "snapshots are taken of sources of this machine only");
             return None;
         }
-        let size = self.settings.lvm_snapshot_size.clone();
-        if size.is_none() {
+        let (size, name) = (settings.lvm_snapshot_size.clone(), settings.lvm_snapshot_name.clone());
+        // The original wants it always; thin volumes need none.
+        if size.is_none() && self.file.format == Format::Ini {
             self.problem("lvm_snapshot_size", "is missing, such as 5G");
         }
-        let name = self.settings.lvm_snapshot_name.clone();
         let program = self.settings.lvm_program_path.as_deref().map(expand);
-        Some(LvmSnapshot {
-            size: size.unwrap_or_default(),
+        Some(SnapshotKind::Lvm(LvmSnapshot {
+            size,
             name: name.unwrap_or_else(|| "bdsync-snapshot".into()),
             program: program.unwrap_or_else(|| "/sbin/lvm".into()),
-        })
+        }))
     }
 
     /// Names, sources and targets: one of each, or those that a template makes.
@@ -412,7 +426,7 @@ impl Resolver<'_> {
         if !task.source.exists() {
             self.problem("source_path", format!("the source {} does not exist", task.source.display()));
         }
-        if let Some(snapshot) = &task.snapshot
+        if let Some(SnapshotKind::Lvm(snapshot)) = &task.snapshot
             && !snapshot.program.exists()
         {
             self.problem("lvm_program_path", format!("there is no lvm program {}", snapshot.program.display()));

@@ -6,7 +6,9 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeValue, ValueDeserializer};
 
-use super::value::{AgentChoice, Count, Digest, HostKeys, IniValue, Io, Port, Rate, Size, Sizes, Span, VerifyMode};
+use super::value::{
+    AgentChoice, Count, Digest, HostKeys, IniValue, Io, Port, Rate, Size, Sizes, SnapshotChoice, Span, VerifyMode,
+};
 
 /// Why a setting was not taken.
 pub(crate) enum Refused {
@@ -120,6 +122,8 @@ settings! {
     bdsync_args: String,
     /// Where patches are kept until they are applied, at the target.
     target_patch_dir: PathBuf,
+    /// What kind of snapshot to compare in the source's place.
+    snapshot: SnapshotChoice,
     /// Compare a snapshot of the source.
     lvm_snapshot_enabled: bool,
     /// The snapshot's size.

@@ -30,7 +30,7 @@ pub(crate) struct Task {
     pub(crate) compare: Compare,
     pub(crate) verify: Verify,
     pub(crate) hooks: Hooks,
-    pub(crate) snapshot: Option<LvmSnapshot>,
+    pub(crate) snapshot: Option<SnapshotKind>,
 }
 
 /// Another machine.
@@ -118,10 +118,20 @@ pub(crate) struct Hooks {
     pub(crate) error: Option<String>,
 }
 
-/// A snapshot that is compared in the source's place.
+/// What is compared in the source's place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SnapshotKind {
+    /// A snapshot of a logical volume.
+    Lvm(LvmSnapshot),
+    /// A clone of a file that shares its blocks.
+    Reflink,
+}
+
+/// A snapshot of a logical volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LvmSnapshot {
-    pub(crate) size: String,
+    /// As LVM writes it; thin volumes need none.
+    pub(crate) size: Option<String>,
     pub(crate) name: String,
     pub(crate) program: PathBuf,
 }

@@ -93,6 +93,13 @@ scalar! {
         "full" => Ok(Verify::Full),
         _ => Err(format!("expected off, sample or full, not {text}")),
     };
+    /// What to compare in the source's place: whether it is a clone, else a logical volume.
+    SnapshotChoice(Option<bool>) = |text| match text {
+        "none" => Ok(None),
+        "lvm" => Ok(Some(false)),
+        "reflink" => Ok(Some(true)),
+        _ => Err(format!("expected none, lvm or reflink, not {text}")),
+    };
     /// What to use at the other end.
     AgentChoice(AgentMode) = |text| match text {
         "auto" => Ok(AgentMode::Auto),
