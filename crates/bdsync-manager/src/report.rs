@@ -84,7 +84,7 @@ impl Reporter {
     /// The reporter of one task.
     pub(crate) fn task(&self, name: &str) -> Arc<TaskReporter> {
         let style = ProgressStyle::with_template(
-            "{prefix:16!} {msg:20!} {bar:24} {binary_bytes:>11}/{binary_total_bytes:<11} {binary_bytes_per_sec:>13} {eta:>5}",
+            "{prefix:16!} {msg:28!} {bar:24} {binary_bytes:>11}/{binary_total_bytes:<11} {binary_bytes_per_sec:>13} {eta:>5}",
         );
         let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         let bar = self.bars.add(bar.with_prefix(name.to_string()));
