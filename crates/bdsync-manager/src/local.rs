@@ -212,7 +212,7 @@ fn options(task: &Task, length: u64) -> CompareOptions {
         length,
         sample: None,
         flush_cache: task.compare.flush_cache,
-        scan: task.compare.scan(),
+        scan: task.compare.direct_scan(),
     }
 }
 

@@ -247,7 +247,7 @@ impl Resolver<'_> {
             compare.size_policy = policy;
         }
         if let Some(Io(io)) = settings.io {
-            compare.io = io;
+            compare.io = Some(io);
         }
         if let Some(Count(count)) = settings.threads {
             compare.threads = NonZeroUsize::new(count as usize);

@@ -85,7 +85,7 @@ pub(crate) struct Compare {
     pub(crate) checksum: Option<NamedDigest>,
     pub(crate) flush_cache: bool,
     pub(crate) threads: Option<NonZeroUsize>,
-    pub(crate) io: ReadStrategy,
+    pub(crate) io: Option<ReadStrategy>,
 }
 
 impl Default for Compare {
@@ -99,14 +99,25 @@ impl Default for Compare {
             checksum: None,
             flush_cache: false,
             threads: None,
-            io: ReadStrategy::Positional,
+            io: None,
         }
     }
 }
 
 impl Compare {
+    /// How a device is scanned whose digests are compared.
     pub(crate) fn scan(&self) -> ScanOptions {
-        ScanOptions { strategy: self.io, threads: self.threads, trust_holes: true }
+        self.scan_by(ReadStrategy::Positional)
+    }
+
+    /// How two devices of this machine are read: without a copy, which is what takes the
+    /// time where nothing is hashed.
+    pub(crate) fn direct_scan(&self) -> ScanOptions {
+        self.scan_by(ReadStrategy::Mapped)
+    }
+
+    fn scan_by(&self, usual: ReadStrategy) -> ScanOptions {
+        ScanOptions { strategy: self.io.unwrap_or(usual), threads: self.threads, trust_holes: true }
     }
 }
 
