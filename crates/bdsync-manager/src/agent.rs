@@ -70,7 +70,6 @@ pub(crate) struct Resume {
     source_bytes: u64,
     target_bytes: u64,
     identity: Option<String>,
-    is_new: bool,
     checkpoints: VecDeque<Checkpoint>,
 }
 
@@ -184,7 +183,7 @@ impl<'a> AgentSession<'a> {
         match answer {
             Answer::Ok(value) => serde_json::from_value(value)
                 .map_err(|error| Failure::new(format!("the agent's answer is not understood: {error}"))),
-            Answer::Error(text) => Err(remote_failure(text)),
+            Answer::Error(text) => Err(Failure::new(text)),
         }
     }
 
@@ -195,7 +194,7 @@ impl<'a> AgentSession<'a> {
         }
         match error {
             Error::Remote(payload) => match Answer::parse(&payload) {
-                Ok(Answer::Error(text)) => remote_failure(text),
+                Ok(Answer::Error(text)) => Failure::new(text),
                 _ => Failure::new("the agent's answer is not understood"),
             },
             Error::ReadPeer(_) | Error::WritePeer(_) => self.connection_failure(&error),
@@ -290,14 +289,12 @@ impl<'a> AgentSession<'a> {
         let preparing = |failure: Failure| failure.during("preparing");
         let mut facts = self.facts().map_err(preparing)?;
         self.check(&facts)?;
-        let mut is_new = self.task.create_target && facts.kind == "file" && facts.size == Some(0);
         if facts.kind == "missing" {
             let target = self.task.target.display();
             tracing::warn!(task = self.task.name, "Creating missing target file: {target}");
             let path = self.target();
             self.call::<serde::de::IgnoredAny>(&Request::Create { path })
                 .map_err(|failure| failure.during("creating the target"))?;
-            is_new = true;
             facts = self.facts().map_err(preparing)?;
         }
         let mut stats = TaskStats::default();
@@ -313,12 +310,14 @@ impl<'a> AgentSession<'a> {
             }
         }
         let target_bytes = facts.size.unwrap_or(0);
+        // One that was just made, or by a run that was killed right after that.
+        let is_new = self.task.create_target && facts.kind == "file" && target_bytes == 0;
         let size = final_size(self.task, source.size(), target_bytes, facts.kind == "block", is_new)?;
         match self.place() {
             Some(place) => self.two_phases(source, &place, &facts, size, is_new, &mut stats)?,
             None => self.in_place(source, size, is_new, &mut stats)?,
         }
-        if self.task.verify != Verify::Off {
+        if self.task.verify != Verify::Off && !self.about.append_only_patches {
             self.job.reporter.phase(Phase::Verify, source.size());
             let parts = (self.task.verify == Verify::Sample).then_some(SAMPLE);
             let (ranges, found) = self.differences(source, parts).map_err(|failure| failure.during("verifying"))?;
@@ -343,6 +342,12 @@ impl<'a> AgentSession<'a> {
             }
             return Ok(false);
         };
+        if self.about.append_only_patches {
+            return Err(Failure::new(format!(
+                "the patch of an earlier run is still to be applied at {}, whose agent applies none (--append-only-patches)",
+                self.connection.name()
+            )));
+        }
         let objection = match &ready.state {
             None => Some("there is no state file to it that is understood".to_string()),
             Some(state) => {
@@ -376,17 +381,22 @@ impl<'a> AgentSession<'a> {
         Ok(Shape::new(compare.block_size, compare.digest.algorithm, salt, length))
     }
 
-    /// Compares with what `differences` makes of it; the agent waits for the end then.
+    /// Has the agent begin a comparison.
+    fn begin(&mut self, request: Compare) -> Result<(), Failure> {
+        self.call::<Compared>(&Request::Compare(request))?;
+        self.is_comparing = true;
+        Ok(())
+    }
+
+    /// Compares, as it was begun, with what `differences` makes of it; the agent waits for
+    /// the end then.
     fn compare(
         &mut self,
         device: &Arc<Device>,
-        request: &Compare,
         shape: &Shape,
         fetch: bool,
         differences: &mut dyn Differences,
     ) -> Result<TreeStats, Failure> {
-        self.call::<Compared>(&Request::Compare(request.clone()))?;
-        self.is_comparing = true;
         let scanner = Scanner::new(Arc::clone(device), self.task.compare.scan())?;
         if self.task.compare.flush_cache {
             scanner.flush_cache();
@@ -397,6 +407,17 @@ impl<'a> AgentSession<'a> {
             self.is_comparing = !matches!(error, Error::Remote(_));
             self.blame(error)
         })
+    }
+
+    /// Compares and sends the patch; gives what is in it and its SHA-256.
+    fn send(
+        &mut self,
+        source: &Arc<Device>,
+        shape: &Shape,
+        upload: &mut Upload,
+    ) -> Result<(PatchStats, String), Failure> {
+        self.compare(source, shape, false, upload)?;
+        upload.finish().map_err(|error| self.blame(error))
     }
 
     /// Ends a comparison.
@@ -431,7 +452,6 @@ impl<'a> AgentSession<'a> {
         let checkpoint = before.as_ref().and_then(|resume| {
             resume.checkpoints.iter().rev().find(|checkpoint| checkpoint.patch.patch_bytes <= partial).cloned()
         });
-        let is_new = is_new || before.as_ref().is_some_and(|resume| resume.is_new);
         let mut shape = match &before {
             Some(resume) => resume.shape.clone(),
             None => self.shape(size)?,
@@ -448,12 +468,21 @@ impl<'a> AgentSession<'a> {
             None => (0, String::new()),
         };
         request.patch = Some(PatchGoes::Stored { place: place.clone(), offset, sha256 });
+        match self.begin(request) {
+            // It cannot be gone on with (its machine may have lost the end of it).
+            Err(Failure::Permanent(why)) if checkpoint.is_some() => {
+                tracing::warn!(task = self.task.name, "{why}. All is compared anew");
+                return self.two_phases(source, place, facts, size, is_new, stats);
+            }
+            Err(failure) => {
+                // What was found so far is as good as before.
+                *self.job.resume.lock().unwrap_or_else(PoisonError::into_inner) = before;
+                return Err(generating(failure));
+            }
+            Ok(()) => {}
+        }
         let mut upload = self.upload(source, size, checkpoint.as_ref())?;
-        let compared = self.compare(source, &request, &shape, false, &mut upload);
-        let compared = compared.and_then(|_| match upload.finish() {
-            Ok(finished) => Ok(finished),
-            Err(error) => Err(self.blame(error)),
-        });
+        let compared = self.send(source, &shape, &mut upload);
         let (patch, sha256) = compared.map_err(|failure| {
             if failure.is_worth_a_retry() {
                 let resume = Resume {
@@ -461,7 +490,6 @@ impl<'a> AgentSession<'a> {
                     source_bytes: source.size(),
                     target_bytes,
                     identity: facts.identity.clone(),
-                    is_new,
                     checkpoints: std::mem::take(&mut upload.checkpoints),
                 };
                 *self.job.resume.lock().unwrap_or_else(PoisonError::into_inner) = Some(resume);
@@ -547,13 +575,9 @@ impl<'a> AgentSession<'a> {
         let mut request = Compare::new(&self.target(), &shape);
         request.flush_cache = self.task.compare.flush_cache;
         request.patch = Some(PatchGoes::Applied { in_place: policy.into() });
+        self.begin(request).map_err(partly)?;
         let mut upload = self.upload(source, size, None)?;
-        let compared = self.compare(source, &request, &shape, false, &mut upload);
-        let compared = compared.and_then(|found| match upload.finish() {
-            Ok((patch, _)) => Ok((found, patch)),
-            Err(error) => Err(self.blame(error)),
-        });
-        let (_, patch) = compared.map_err(|failure| {
+        let (patch, _) = self.send(source, &shape, &mut upload).map_err(|failure| {
             self.abandon();
             partly(failure)
         })?;
@@ -590,6 +614,12 @@ impl<'a> AgentSession<'a> {
         }
         let observer = |_: &bdsync_engine::Event| {};
         let context = bdsync_engine::Context { observer: &observer, cancellation: &self.kill };
+        // Not for longer than a cancelled task would wait: an agent can go on talking.
+        let kill = self.kill.clone();
+        self.connection.runtime().spawn(async move {
+            tokio::time::sleep(LAST_WORDS).await;
+            kill.cancel();
+        });
         let sent = self.link.output().send(AgentMessage::End, &[&[1]]);
         // If it does not come to that, the next run does it.
         let _ = sent.and_then(|()| self.link.answer(&mut |_| {}, context));
@@ -605,20 +635,20 @@ impl<'a> AgentSession<'a> {
         if facts.kind == "missing" {
             return Err(Failure::new(format!("the target {} does not exist", self.task.target.display())));
         }
-        let target_bytes = facts.size.unwrap_or(0);
-        let is_min = self.task.compare.size_policy == SizePolicy::MinSize;
-        let length = if is_min { source.size().min(target_bytes) } else { source.size() };
-        let mut shape = self.shape(length)?;
+        let (from, to) = (source.size(), facts.size.unwrap_or(0));
+        let mut shape = self.shape(from.min(to))?;
         shape.parts = parts;
         let mut request = Compare::new(&self.target(), &shape);
         request.flush_cache = self.task.compare.flush_cache;
         let mut ranges = RangeList::default();
-        let mut found = self.compare(source, &request, &shape, false, &mut ranges)?;
+        self.begin(request)?;
+        let mut found = self.compare(source, &shape, false, &mut ranges)?;
         self.end::<serde::de::IgnoredAny>(true)?;
-        // What the target has behind the source's end was not compared.
-        if target_bytes > source.size() && !is_min {
-            ranges.0.add(source.size(), target_bytes);
-            found.differing_blocks += (target_bytes - source.size()).div_ceil(shape.block_size);
+        // What only one of them has differs, whatever it is.
+        if from != to && self.task.compare.size_policy != SizePolicy::MinSize {
+            ranges.0.add(from.min(to), from.max(to));
+            found.differing_blocks += from.abs_diff(to).div_ceil(shape.block_size);
+            found.differing_bytes += from.saturating_sub(to);
         }
         Ok((ranges.0, found))
     }
@@ -677,8 +707,8 @@ impl Source for AgentSource<'_> {
         let path = self.agent.task.source.to_string_lossy().into_owned();
         let mut request = Compare::new(&path, &shape);
         request.flush_cache = options.flush_cache;
-        let mut fetched = Fetched(difference);
-        let found = self.agent.compare(target, &request, &shape, true, &mut fetched)?;
+        self.agent.begin(request)?;
+        let found = self.agent.compare(target, &shape, true, &mut Fetched(difference))?;
         self.agent.end::<serde::de::IgnoredAny>(true)?;
         Ok(CompareStats {
             compared_bytes: found.compared_bytes,
@@ -796,12 +826,5 @@ fn greet(output: &mut impl Write, input: &mut impl Read) -> Result<bool, String>
 fn show(payload: &[u8], reporter: &crate::report::TaskReporter) {
     if let Ok(ProgressReport { done, total: 1.. }) = serde_json::from_slice(payload) {
         reporter.progress(done, 0);
-    }
-}
-
-fn remote_failure(text: String) -> Failure {
-    match text.contains("not enough space") {
-        true => Failure::NoSpace(text),
-        false => Failure::new(text),
     }
 }

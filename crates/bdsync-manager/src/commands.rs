@@ -2,7 +2,6 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Mutex;
 
 use anyhow::{Context as _, Result};
 use clap::CommandFactory;
@@ -55,7 +54,7 @@ pub(crate) fn check(tasks: &[Task], control: &Control) -> Result<Exit> {
     let mut exit = Exit::Success;
     for task in tasks.iter().filter(|task| !task.disabled) {
         let reporter = control.reporter.task(&task.name);
-        let job = Job { control, reporter: &reporter, expected_patch_bytes: 0, resume: Mutex::default() };
+        let job = Job::new(control, &reporter, task);
         let result = check_task(task, &job);
         reporter.done();
         let (text, problem) = match result {
@@ -121,8 +120,8 @@ pub(crate) fn verify(tasks: &[Task], control: &Control) -> Result<Exit> {
     let (mut failed, mut different) = (false, false);
     for task in tasks.iter().filter(|task| !task.disabled) {
         let reporter = control.reporter.task(&task.name);
-        let job = Job { control, reporter: &reporter, expected_patch_bytes: 0, resume: Mutex::default() };
-        let result = verify_task(task, &job);
+        let job = Job::new(control, &reporter, task);
+        let result = end::verify(task, &job);
         reporter.done();
         match result {
             Ok(ranges) => {
@@ -142,10 +141,6 @@ pub(crate) fn verify(tasks: &[Task], control: &Control) -> Result<Exit> {
         (false, true) => Exit::Different,
         (false, false) => Exit::Success,
     })
-}
-
-fn verify_task(task: &Task, job: &Job<'_>) -> Result<Ranges, Failure> {
-    end::verify(task, job)
 }
 
 fn print_ranges(task: &Task, ranges: &Ranges, control: &Control) -> io::Result<()> {

@@ -63,39 +63,15 @@ fn connect<'a>(task: &'a Task, remote: &'a Remote, job: &'a Job<'a>) -> Result<F
     }
 }
 
-fn local_source(task: &Task) -> Result<Arc<Device>, Failure> {
-    Ok(Arc::new(Device::open(&task.source, Access::Read)?))
+fn local_source(job: &Job<'_>) -> Result<Arc<Device>, Failure> {
+    Ok(Arc::new(Device::open(&job.source, Access::Read)?))
 }
 
 /// Brings a task's target up to date.
 pub(crate) fn run(task: &Task, job: &Job<'_>) -> Result<TaskStats, Failure> {
-    job.reporter.phase(Phase::Prepare, 0);
-    if task.snapshot.is_none() {
-        return run_from(task, job);
-    }
-    // What is wrong with the source shows before a snapshot is taken of it.
-    drop(local_source(task)?);
-    if task.remote.is_none() && task.target.exists() {
-        bdsync_target::guard::check(&task.source, &task.target)?;
-    }
-    let Some(mut snapshot) = crate::snapshot::take(task)? else { return run_from(task, job) };
-    let mut taken = task.clone();
-    taken.source = snapshot.path().to_path_buf();
-    let result = run_from(&taken, job).map_err(|failure| match (&failure, snapshot.diagnose()) {
-        (Failure::Permanent(text), Some(why)) => Failure::new(format!("{why} ({text})")),
-        _ => failure,
-    });
-    // One that is left behind is removed by the next run.
-    match (result, snapshot.remove()) {
-        (Ok(_), Err(failure)) => Err(failure.during("removing the snapshot; the target is up to date")),
-        (result, _) => result,
-    }
-}
-
-fn run_from(task: &Task, job: &Job<'_>) -> Result<TaskStats, Failure> {
-    let Some(remote) = &task.remote else { return local::run(task, &mut local_source(task)?, job) };
+    let Some(remote) = &task.remote else { return local::run(task, &mut local_source(job)?, job) };
     // What is wrong here shows before anything is asked of another machine.
-    let source = if task.pull { None } else { Some(local_source(task)?) };
+    let source = if task.pull { None } else { Some(local_source(job)?) };
     match (connect(task, remote, job)?, source) {
         (FarEnd::Agent(agent), Some(source)) => agent.push(&source),
         (FarEnd::Stock(far), Some(source)) => far.run(&source),
@@ -106,10 +82,10 @@ fn run_from(task: &Task, job: &Job<'_>) -> Result<TaskStats, Failure> {
 
 /// What a run would find. Nothing is written.
 pub(crate) fn dry_run(task: &Task, job: &Job<'_>) -> Result<TaskStats, Failure> {
-    let Some(remote) = &task.remote else { return local::dry_run(task, &mut local_source(task)?, job) };
+    let Some(remote) = &task.remote else { return local::dry_run(task, &mut local_source(job)?, job) };
     match (connect(task, remote, job)?, task.pull) {
-        (FarEnd::Agent(mut agent), false) => agent.dry_run(&local_source(task)?),
-        (FarEnd::Stock(far), false) => far.dry_run(&task.source),
+        (FarEnd::Agent(mut agent), false) => agent.dry_run(&local_source(job)?),
+        (FarEnd::Stock(far), false) => far.dry_run(&local_source(job)?),
         (FarEnd::Agent(agent), true) => local::dry_run(task, &mut agent.into_source()?, job),
         (FarEnd::Stock(far), true) => local::dry_run(task, &mut far.into_source()?, job),
     }
@@ -119,10 +95,10 @@ pub(crate) fn dry_run(task: &Task, job: &Job<'_>) -> Result<TaskStats, Failure> 
 pub(crate) fn verify(task: &Task, job: &Job<'_>) -> Result<Ranges, Failure> {
     job.reporter.phase(Phase::Verify, 0);
     let local = |source: &mut dyn Source| Ok(local::differences(task, source, false, job)?.0);
-    let Some(remote) = &task.remote else { return local(&mut local_source(task)?) };
+    let Some(remote) = &task.remote else { return local(&mut local_source(job)?) };
     match (connect(task, remote, job)?, task.pull) {
-        (FarEnd::Agent(mut agent), false) => Ok(agent.differences(&local_source(task)?, None)?.0),
-        (FarEnd::Stock(far), false) => Ok(far.differences(&local_source(task)?)?.0),
+        (FarEnd::Agent(mut agent), false) => Ok(agent.differences(&local_source(job)?, None)?.0),
+        (FarEnd::Stock(far), false) => Ok(far.differences(&local_source(job)?)?.0),
         (FarEnd::Agent(agent), true) => local(&mut agent.into_source()?),
         (FarEnd::Stock(far), true) => local(&mut far.into_source()?),
     }
@@ -134,15 +110,15 @@ pub(crate) fn check(task: &Task, job: &Job<'_>) -> Result<Found, Failure> {
         let (target_exists, is_ready) = local::look(task, source)?;
         Ok(Found { source_bytes: source.size(), target_exists, is_ready, far_end })
     };
-    let Some(remote) = &task.remote else { return local(&local_source(task)?, None) };
+    let Some(remote) = &task.remote else { return local(&local_source(job)?, None) };
     match (connect(task, remote, job)?, task.pull) {
         (FarEnd::Agent(mut agent), false) => {
-            let source_bytes = local_source(task)?.size();
+            let source_bytes = local_source(job)?.size();
             let (target_exists, is_ready) = agent.look()?;
             Ok(Found { source_bytes, target_exists, is_ready, far_end: Some(agent.name()) })
         }
         (FarEnd::Stock(far), false) => {
-            let source_bytes = local_source(task)?.size();
+            let source_bytes = local_source(job)?.size();
             let survey = far.survey()?;
             far.check(&survey)?;
             let far_end = Some(format!("the bdsync {}", remote.program.display()));

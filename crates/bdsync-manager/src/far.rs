@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bdsync_device::{Access, Device};
+use bdsync_device::Device;
 use bdsync_engine::compare::{CompareOptions, CompareStats};
 use bdsync_engine::diff::{DiffOptions, DiffStats, Names, Peer, diff};
 use bdsync_engine::{Context, Error, Event, Observer, Salt, Scanner, SizePolicy};
@@ -69,7 +69,7 @@ impl<'a> Far<'a> {
         let preparing = |failure: Failure| failure.during("preparing");
         let mut survey = self.survey().map_err(preparing)?;
         self.check(&survey)?;
-        let is_new = self.ensure_target(&survey)?;
+        self.ensure_target(&mut survey)?;
         // Until the run ends: another manager may be at the same target.
         let _held = self.hold().map_err(preparing)?;
         let mut stats = TaskStats::default();
@@ -78,9 +78,8 @@ impl<'a> Far<'a> {
             survey = self.survey().map_err(preparing)?;
         }
         self.check_space(&survey, source.size())?;
-        if !survey.exists() {
-            survey.size = Some(0);
-        }
+        // One that was just made, or by a run that was killed right after that.
+        let is_new = self.task.create_target && survey.kind == "file" && survey.size == Some(0);
         let policy = if is_new { SizePolicy::Resize } else { self.task.compare.size_policy };
         match &self.task.patch_folder {
             Some(folder) => self.two_phases(source, folder, policy, &survey, &mut stats)?,
@@ -101,15 +100,14 @@ impl<'a> Far<'a> {
     }
 
     /// What a run would find. Nothing is written.
-    pub(crate) fn dry_run(&self, source: &Path) -> Result<TaskStats, Failure> {
-        let source = Arc::new(Device::open(source, Access::Read)?);
+    pub(crate) fn dry_run(&self, source: &Arc<Device>) -> Result<TaskStats, Failure> {
         let survey = self.survey()?;
         self.check(&survey)?;
         if !survey.exists() {
             return Ok(TaskStats { changed_bytes: source.size(), ..TaskStats::default() });
         }
         self.job.reporter.phase(Phase::Compare, source.size());
-        let (_, found) = self.differences(&source)?;
+        let (_, found) = self.differences(source)?;
         let changed_bytes = found.patch.data_bytes;
         Ok(TaskStats { scanned_bytes: found.compared_bytes, changed_bytes, ..TaskStats::default() })
     }
@@ -217,16 +215,17 @@ impl<'a> Far<'a> {
         }
     }
 
-    /// Makes the target if it is missing; says whether it is new, or empty as a new one is.
-    fn ensure_target(&self, survey: &Survey) -> Result<bool, Failure> {
+    /// Makes the target if it is missing.
+    fn ensure_target(&self, survey: &mut Survey) -> Result<(), Failure> {
         if survey.exists() {
-            return Ok(self.task.create_target && survey.kind == "file" && survey.size == Some(0));
+            return Ok(());
         }
         tracing::warn!(task = self.task.name, "Creating missing target file: {}", self.task.target.display());
         self.connection
             .run(&format!("umask 077; set -C; : > {}", quote_path(&self.task.target)))
             .map_err(|failure| failure.during("creating the target"))?;
-        Ok(true)
+        (survey.kind, survey.size) = ("file".into(), Some(0));
+        Ok(())
     }
 
     /// The paths of the files in the patch folder, each as a word for a shell.
@@ -243,7 +242,6 @@ impl<'a> Far<'a> {
         if survey.ready {
             let objection = match &survey.state {
                 None => Some("there is no state file to it that is understood".to_string()),
-                Some(_) if !survey.exists() => Some("its target is gone".to_string()),
                 Some(state) => {
                     let target = survey.size.unwrap_or(state.target_bytes);
                     state.objection(survey.ready_bytes, survey.ready_sha256.as_deref(), target)

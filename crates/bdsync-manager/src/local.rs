@@ -69,7 +69,7 @@ impl Source for Arc<Device> {
 /// Brings the target up to date with `source`.
 pub(crate) fn run(task: &Task, source: &mut dyn Source, job: &Job<'_>) -> Result<TaskStats, Failure> {
     let redo = task.patch_folder.as_deref().map(|folder| Redo::new(folder, &task.target)).transpose()?;
-    let created = ensure_target(task)?;
+    ensure_target(task)?;
     check(source, task)?;
     let lock = guard::lock_target(&task.target)?;
     let mut stats = TaskStats::default();
@@ -77,7 +77,8 @@ pub(crate) fn run(task: &Task, source: &mut dyn Source, job: &Job<'_>) -> Result
         stats.finished_earlier_patch = finish_earlier(redo, task, &lock, job)?;
     }
     let target = Device::open(&task.target, Access::Read)?;
-    let is_new = created || (task.create_target && target.kind() == DeviceKind::File && target.size() == 0);
+    // One that was just made, or by a run that was killed right after that.
+    let is_new = task.create_target && target.kind() == DeviceKind::File && target.size() == 0;
     let size = final_size(task, source.size(), target.size(), target.kind() == DeviceKind::Block, is_new)?;
     match &redo {
         Some(redo) => {
@@ -122,21 +123,20 @@ pub(crate) fn differences(
     job: &Job<'_>,
 ) -> Result<(Ranges, CompareStats), Failure> {
     let target = Arc::new(Device::open(&task.target, Access::Read)?);
-    let mut options = options(task, source.size());
+    let (from, to) = (source.size(), target.size());
+    let mut options = options(task, from.min(to));
     options.sample = sample.then_some(SAMPLE);
-    if task.compare.size_policy == SizePolicy::MinSize {
-        options.length = source.size().min(target.size());
-    }
     let mut ranges = Ranges::default();
     let mut difference = |position: u64, bytes: &[u8]| {
         ranges.add(position, position + bytes.len() as u64);
         Ok(())
     };
     let mut stats = source.compare(&target, &options, &mut difference, job)?;
-    // What the target has behind the source's end was not compared.
-    if target.size() > source.size() && task.compare.size_policy != SizePolicy::MinSize {
-        ranges.add(source.size(), target.size());
-        stats.differing_blocks += (target.size() - source.size()).div_ceil(options.block_size);
+    // What only one of them has differs, whatever it is.
+    if from != to && task.compare.size_policy != SizePolicy::MinSize {
+        ranges.add(from.min(to), from.max(to));
+        stats.differing_blocks += from.abs_diff(to).div_ceil(options.block_size);
+        stats.differing_bytes += from.saturating_sub(to);
     }
     Ok((ranges, stats))
 }
@@ -145,14 +145,14 @@ pub(crate) fn missing() -> Failure {
     Failure::new("The target does not exist (while 'create_target_if_missing' is disabled)")
 }
 
-/// Makes the target if it is missing and may be made; says whether it was.
-fn ensure_target(task: &Task) -> Result<bool, Failure> {
+/// Makes the target if it is missing and may be made.
+fn ensure_target(task: &Task) -> Result<(), Failure> {
     let target = &task.target;
     match fs::metadata(target) {
-        Ok(_) => Ok(false),
+        Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound && task.create_target => {
             tracing::warn!(task = task.name, "Creating missing target file: {}", target.display());
-            File::options().write(true).create_new(true).mode(0o600).open(target).map(|_| true).map_err(|error| {
+            File::options().write(true).create_new(true).mode(0o600).open(target).map(drop).map_err(|error| {
                 Failure::new(format!("cannot create the target {}: {}", target.display(), plain(&error)))
             })
         }

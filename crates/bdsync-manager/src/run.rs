@@ -1,10 +1,12 @@
 //! Running tasks: locks, hooks, retries, results.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bdsync_device::{Access, Device};
 use bdsync_engine::{Cancellation, Context};
+use bdsync_target::guard;
 use bdsync_target::redo::{Origin, RedoState};
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -15,7 +17,8 @@ use crate::config::Task;
 use crate::end;
 use crate::failure::{Exit, Failure};
 use crate::hooks::{self, Moment};
-use crate::report::{Reporter, TaskReporter, binary, python_time};
+use crate::report::{Phase, Reporter, TaskReporter, binary, python_time};
+use crate::snapshot;
 use crate::state::{Outcome, Record, StateFolder, TaskStats};
 
 /// The longest pause between two tries.
@@ -39,11 +42,18 @@ pub(crate) struct Job<'a> {
     pub(crate) reporter: &'a TaskReporter,
     /// How long the last patch was, in bytes.
     pub(crate) expected_patch_bytes: u64,
-    /// Where a comparison can go on whose connection broke.
+    /// Where the source is read: a snapshot of it, or itself.
+    pub(crate) source: PathBuf,
+    /// Where a comparison can go on whose connection broke. What it has found is of the very
+    /// source that is read here.
     pub(crate) resume: Mutex<Option<Resume>>,
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
+    pub(crate) fn new(control: &'a Control, reporter: &'a TaskReporter, task: &Task) -> Self {
+        Self { control, reporter, expected_patch_bytes: 0, source: task.source.clone(), resume: Mutex::default() }
+    }
+
     /// For the engine.
     pub(crate) fn context(&self) -> Context<'_> {
         Context { observer: self.reporter, cancellation: &self.control.cancellation }
@@ -148,7 +158,7 @@ fn run_task(task: &Task, control: &Control, options: RunOptions) -> Outcome {
         None
     });
     let expected_patch_bytes = before.map_or(0, |record| record.stats.patch_bytes);
-    let job = Job { control, reporter: &reporter, expected_patch_bytes, resume: Mutex::default() };
+    let job = Job { expected_patch_bytes, ..Job::new(control, &reporter, task) };
     let started = (jiff::Timestamp::now().to_string(), Instant::now());
     let target = task.target.display().to_string();
     reporter.event(
@@ -156,7 +166,7 @@ fn run_task(task: &Task, control: &Control, options: RunOptions) -> Outcome {
         json!({ "source": task.source.display().to_string(), "target": target, "dry_run": options.dry_run }),
     );
     let result = match options.dry_run {
-        true => dry_run(task, &job),
+        true => end::dry_run(task, &job),
         false => locked(task, &job, &started.0),
     };
     reporter.done();
@@ -198,10 +208,6 @@ fn run_task(task: &Task, control: &Control, options: RunOptions) -> Outcome {
     outcome
 }
 
-fn dry_run(task: &Task, job: &Job<'_>) -> Result<TaskStats, Failure> {
-    end::dry_run(task, job)
-}
-
 /// Holds the target's lock and runs the hooks around the task.
 fn locked(task: &Task, job: &Job<'_>, started: &str) -> Result<TaskStats, Failure> {
     let on_error = |failure: Failure| {
@@ -222,11 +228,36 @@ fn locked(task: &Task, job: &Job<'_>, started: &str) -> Result<TaskStats, Failur
     if let Err(error) = job.control.state.remember(&job.control.config, &task.name, running) {
         tracing::warn!(task = task.name, "The start cannot be remembered: {error:#}");
     }
-    let result = hooks::run(task, Moment::Before, job.control).and_then(|()| with_retries(task, job));
+    let result = hooks::run(task, Moment::Before, job.control).and_then(|()| with_snapshot(task, job));
     match result {
         Ok(stats) => hooks::run(task, Moment::After(&stats), job.control).map(|()| stats),
         Err(failure @ Failure::Skipped(_)) => Err(failure),
         Err(failure) => Err(on_error(failure)),
+    }
+}
+
+/// Runs a task from a snapshot of its source, if it wants one: the same for all tries, for
+/// what one try has found the next one goes on with.
+fn with_snapshot(task: &Task, job: &Job<'_>) -> Result<TaskStats, Failure> {
+    job.reporter.phase(Phase::Prepare, 0);
+    if task.snapshot.is_none() {
+        return with_retries(task, job);
+    }
+    // What is wrong with the source shows before a snapshot is taken of it.
+    drop(Device::open(&task.source, Access::Read)?);
+    if task.remote.is_none() && task.target.exists() {
+        guard::check(&task.source, &task.target)?;
+    }
+    let Some(mut snapshot) = snapshot::take(task)? else { return with_retries(task, job) };
+    let taken = Job { source: snapshot.path().to_path_buf(), resume: Mutex::default(), ..*job };
+    let result = with_retries(task, &taken).map_err(|failure| match (&failure, snapshot.diagnose()) {
+        (Failure::Permanent(text), Some(why)) => Failure::new(format!("{why} ({text})")),
+        _ => failure,
+    });
+    // One that is left behind is removed by the next run.
+    match (result, snapshot.remove()) {
+        (Ok(_), Err(failure)) => Err(failure.during("removing the snapshot; the target is up to date")),
+        (result, _) => result,
     }
 }
 
