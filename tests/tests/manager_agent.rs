@@ -283,3 +283,132 @@ fn a_tebibyte_of_holes_takes_less_than_five_seconds() {
     std::fs::File::open(site.dir.path("target.img")).unwrap().read_at(&mut end, (1 << 40) - 10).unwrap();
     assert_eq!(&end, b"at the end");
 }
+
+#[test]
+fn a_target_that_lacks_zeros_at_its_end_differs() {
+    let mut sections: Vec<_> =
+        remotes(&Site::new(), None).into_iter().map(|(_, remote)| (remote, "remote = \"far\"\n")).collect();
+    sections.push((String::new(), ""));
+    for (remote, settings) in sections {
+        let site = Site::new();
+        site.dir.write("source.img", &[0; 100_000]);
+        site.dir.write("target.img", &[0; 60_000]);
+        let outcome = site.manager(&(remote + &site.task("t", "target.img", settings)), ["verify"]).run();
+        outcome.exits(5);
+        assert!(outcome.stdout_text().contains("60000 100000"), "{settings}: {}", outcome.stdout_text());
+    }
+}
+
+#[test]
+fn a_key_that_may_only_run_the_agent_is_enough_and_is_confined() {
+    let Some(sshd) = sshd("a_key_that_may_only_run_the_agent_is_enough_and_is_confined") else { return };
+    let site = Site::new();
+    let key = String::from_utf8(sshd.dir().read("user.pub")).unwrap();
+    let allow = |options: &str| {
+        let line = format!("command=\"{} serve {options}\",restrict {key}", agent());
+        sshd.dir().write("authorized", line.as_bytes());
+    };
+    let inside = format!("--restrict-to {} {}", site.dir.path_text("target.img"), site.dir.path_text("patches"));
+    let config = |target: &str| {
+        sshd.remote("far", "agent = \"installed\"\nretries = 0\n")
+            + &task(&site, "remote", target, "verify = \"full\"\n")
+    };
+    allow(&inside);
+    is_synced(&site, "target.img", &site.manager(&config("target.img"), []).run(), "forced command");
+    site.dir.write("other.img", &[1; 3_000_000]);
+    let refused = site.manager(&config("other.img"), []).run();
+    refused.exits(3);
+    assert!(refused.stderr.contains("--restrict-to"), "{refused}");
+    assert_eq!(site.dir.read("other.img"), [1; 3_000_000]);
+    // Read-only: nothing is stored; append-only: stored, and applied by somebody there.
+    site.change_everything();
+    let old = site.dir.read("target.img");
+    allow(&format!("{inside} --read-only"));
+    let refused = site.manager(&config("target.img"), []).run();
+    refused.exits(3);
+    assert!(refused.stderr.contains("--read-only"), "{refused}");
+    allow(&format!("{inside} --append-only-patches"));
+    let stored = site.manager(&config("target.img"), []).run();
+    stored.exits(0);
+    assert!(stored.stderr.contains("applies none"), "{stored}");
+    assert!(site.is_ready() && site.dir.read("target.img") == old, "{stored}");
+    let again = site.manager(&config("target.img"), []).run();
+    again.exits(3);
+    assert!(again.stderr.contains("still to be applied"), "{again}");
+    let ready = site.patches().into_iter().find(|path| path.extension().is_some_and(|end| end == "ready")).unwrap();
+    let patch = std::fs::read(&ready).unwrap();
+    site.dir.bdsync(["--patch"]).input(&patch).run().exits(0);
+    assert!(site.is_synced("target.img"));
+}
+
+#[test]
+fn a_key_with_a_passphrase_logs_in_through_an_agent_of_ssh_and_all_may_be_compressed() {
+    let test = "a_key_with_a_passphrase_logs_in_through_an_agent_of_ssh_and_all_may_be_compressed";
+    let Some(sshd) = sshd(test) else { return };
+    let site = Site::new();
+    let (key, socket) = (site.dir.path_text("locked"), site.dir.path_text("agent.sock"));
+    Run::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "secret", "-f", key.as_str()]).run().exits(0);
+    sshd.dir().write("authorized", &site.dir.read("locked.pub"));
+    // In the foreground, so that it ends with its process.
+    let mut keys = std::process::Command::new("ssh-agent")
+        .args(["-D", "-a", &socket])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while !site.dir.path("agent.sock").exists() {
+        assert!(keys.try_wait().unwrap().is_none(), "ssh-agent ended");
+        std::thread::yield_now();
+    }
+    let ask = site.dir.script("ask", "echo secret");
+    let add = Run::new("ssh-add").args([key.as_str()]).env("SSH_AUTH_SOCK", &socket).env("SSH_ASKPASS", &ask);
+    add.env("SSH_ASKPASS_REQUIRE", "force").run().exits(0);
+    let installed = format!("agent = \"installed\"\nagent_path = \"{}\"\ncompression = true\n", agent());
+    let remote = sshd.remote("far", &format!("{installed}identity_file = \"/nonexistent\"\n"));
+    let config = remote.replace("ssh_agent = false", "ssh_agent = true") + &task(&site, "remote", "target.img", "");
+    let outcome = site.manager(&config, []).env("SSH_AUTH_SOCK", &socket).run();
+    keys.kill().unwrap();
+    keys.wait().unwrap();
+    is_synced(&site, "target.img", &outcome, "ssh-agent");
+}
+
+#[test]
+fn a_folder_that_is_full_or_noexec_takes_no_agent_and_says_so() {
+    let test = "a_folder_that_is_full_or_noexec_takes_no_agent_and_says_so";
+    if !bdsync_tests::is_root() {
+        return not_run(test, "it mounts, which needs root");
+    }
+    for (options, said) in [("noexec,size=200m", "mounted noexec"), ("size=64k", "disk full")] {
+        let site = Site::new();
+        let folder = site.dir.path_text("cache");
+        std::fs::create_dir(&folder).unwrap();
+        // In a mount namespace of the connection's own, which goes with it.
+        let command = site.dir.script(
+            "connect",
+            &format!(
+                "exec unshare -m sh -c 'mount -t tmpfs -o {options} none {folder} && exec sh -c \"$1\"' sh \"$1\""
+            ),
+        );
+        let config = format!(
+            "[remote.far]\nconnection_command = \"{command}\"\nagent = \"deploy\"\nagent_path = \"{folder}\"\nretries = 0\n{}",
+            task(&site, "remote", "target.img", "")
+        );
+        let outcome = site.manager(&config, []).run();
+        outcome.exits(3);
+        assert!(outcome.stderr.contains(said) && outcome.stderr.contains("agent_path"), "{options}: {outcome}");
+    }
+}
+
+#[test]
+fn another_machine_is_measured_by_its_agent() {
+    for (name, remote) in remotes(&Site::new(), None).into_iter().filter(|(name, _)| !name.starts_with("stock")) {
+        let site = Site::new();
+        let config = remote + &task(&site, "remote", "target.img", "");
+        let outcome = site.manager(&config, ["--json", "bench", "--remote", "far", "--seconds", "0.1"]).run();
+        outcome.exits(0);
+        let report: serde_json::Value = serde_json::from_slice(&outcome.stdout).unwrap();
+        assert!(report["pick"]["digest"].is_string(), "{name}: {report}");
+        let unknown = site.manager(&config, ["bench", "--remote", "near"]).run();
+        unknown.exits(2);
+        assert!(unknown.stderr.contains("there are: far"), "{unknown}");
+    }
+}

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use bdsync_engine::apply::hex;
 use sha2::{Digest, Sha256};
 
-use crate::config::Remote;
+use crate::config::{AgentMode, Remote};
 use crate::failure::Failure;
 use crate::remote::{Connection, quote, quote_path};
 
@@ -57,14 +57,16 @@ fn binaries() -> Vec<Binary> {
     found
 }
 
-/// The command that runs an installed agent.
-pub(crate) fn installed(remote: &Remote) -> String {
-    let program = remote.agent_path.as_deref().unwrap_or(Path::new("bdsync-agent"));
-    format!("exec {} serve", quote_path(program))
+/// The agent at the other end, as a word for its shell; it is put there if the remote says so.
+pub(crate) fn program(connection: &Connection, remote: &Remote) -> Result<String, Failure> {
+    match remote.agent {
+        AgentMode::Installed => Ok(quote_path(remote.agent_path.as_deref().unwrap_or(Path::new("bdsync-agent")))),
+        _ => deploy(connection, remote),
+    }
 }
 
-/// Puts the agent there unless it is there already; gives the command that runs it.
-pub(crate) fn deploy(connection: &Connection, remote: &Remote) -> Result<String, Failure> {
+/// Puts the agent there unless it is there already.
+fn deploy(connection: &Connection, remote: &Remote) -> Result<String, Failure> {
     let binaries = binaries();
     if binaries.is_empty() {
         return Err(Failure::new(
@@ -109,7 +111,7 @@ pub(crate) fn deploy(connection: &Connection, remote: &Remote) -> Result<String,
         _ => copy(connection, binary, folder)?,
     }
     tracing::debug!("The agent at {} is {}", connection.name(), path.display());
-    Ok(format!("exec {} serve", quote_path(&path)))
+    Ok(quote_path(&path))
 }
 
 /// Copies the agent through a pipe, under another name until it is whole.

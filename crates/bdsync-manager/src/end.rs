@@ -38,13 +38,11 @@ enum FarEnd<'a> {
 
 fn connect<'a>(task: &'a Task, remote: &'a Remote, job: &'a Job<'a>) -> Result<FarEnd<'a>, Failure> {
     let connection = Connection::new(remote, &task.name, &job.control.cancellation);
-    let command = match remote.agent {
-        AgentMode::Stock => return Ok(FarEnd::Stock(Box::new(Far::new(task, remote, job, connection)))),
-        AgentMode::Installed => Ok(deploy::installed(remote)),
-        AgentMode::Deploy | AgentMode::Auto => deploy::deploy(&connection, remote),
-    };
-    let started = match command {
-        Ok(command) => AgentSession::start(task, job, connection, &command),
+    if remote.agent == AgentMode::Stock {
+        return Ok(FarEnd::Stock(Box::new(Far::new(task, remote, job, connection))));
+    }
+    let started = match deploy::program(&connection, remote) {
+        Ok(program) => AgentSession::start(task, job, connection, &format!("exec {program} serve")),
         Err(failure) => Err((failure, Box::new(connection))),
     };
     match started {
@@ -143,17 +141,14 @@ pub(crate) fn bench(
     is_json: bool,
 ) -> Result<String, Failure> {
     let connection = Connection::new(remote, "bench", cancellation);
-    let command = match remote.agent {
-        AgentMode::Installed => deploy::installed(remote),
-        _ => deploy::deploy(&connection, remote)?,
-    };
-    let mut command = command.trim_end_matches(" serve").to_string();
-    command += &format!(" bench --seconds {}", options.seconds);
+    let program = deploy::program(&connection, remote)?;
+    let mut command = format!("exec {program} bench --seconds {}", options.seconds);
     if let Some(device) = &options.device {
         command += &format!(" --device {}", quote_path(device));
     }
     if is_json {
         command += " --json";
     }
+    connection.wants_words();
     connection.run(&command)
 }
