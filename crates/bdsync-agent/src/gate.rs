@@ -5,12 +5,18 @@
 //! follows goes through that descriptor. Whatever happens to links and names meanwhile,
 //! what is opened is what was checked.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use bdsync_target::TargetError;
+use bdsync_target::lvm::is_name;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, open, openat2};
+
+/// As patterns find paths: a `*` stands for nothing that has a `/` in it.
+const AS_IN_FOLDERS: glob::MatchOptions =
+    glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
 
 /// What may be done.
 #[derive(Clone, Debug, Default)]
@@ -100,7 +106,13 @@ impl Gate {
             return Err(refuse());
         }
         let parent = asked.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let folder = resolve(parent, OFlags::DIRECTORY).map_err(|_| refuse())?;
+        let folder = match resolve(parent, OFlags::DIRECTORY) {
+            // The folder of a volume group is there only while it has active volumes.
+            Err(rustix::io::Errno::NOENT) if self.volume_folder(path).is_some_and(|group| self.names(path, group)) => {
+                return Ok(Handle::new(path, asked.into(), false, None));
+            }
+            folder => folder.map_err(|_| refuse())?,
+        };
         // A link whose end is missing is no place to make something.
         if link(&folder).join(name).symlink_metadata().is_ok() {
             return Err(refuse());
@@ -111,7 +123,8 @@ impl Gate {
                 let stat = resolve(dir, OFlags::DIRECTORY).ok().and_then(|dir| fstat(&dir).ok());
                 stat.zip(fstat(&folder).ok()).is_some_and(|(one, other)| is_same(&one, &other))
             };
-            entry.file_name() == Some(name) && entry.parent().is_some_and(same)
+            let is_named = entry.file_name().is_some_and(|entry| entry == name || is_like(entry, name));
+            is_named && entry.parent().is_some_and(same)
         });
         match named || self.allows(&folder) {
             true => Ok(Handle::new(path, link(&folder).join(name), false, Some(folder))),
@@ -125,6 +138,29 @@ impl Gate {
         match handle.exists {
             true => Ok(handle),
             false => Err(TargetError::refused(format!("the patch folder {path} (target_patch_dir) is not there"))),
+        }
+    }
+
+    /// The volume group whose volume a path names.
+    fn volume_folder<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let (group, name) = path.strip_prefix("/dev/")?.split_once('/')?;
+        (is_name(group) && is_name(name)).then_some(group)
+    }
+
+    /// Whether a logical volume is allowed by its very name, which is what LVM goes by.
+    fn names(&self, path: &str, group: &str) -> bool {
+        self.allowed.iter().any(|entry| {
+            entry == path
+                || entry.trim_end_matches('/') == format!("/dev/{group}")
+                || glob::Pattern::new(entry).is_ok_and(|pattern| pattern.matches_with(path, AS_IN_FOLDERS))
+        })
+    }
+
+    /// A logical volume that LVM may make or change: `/dev/GROUP/NAME`.
+    pub(crate) fn volume(&self, path: &str, group: &str) -> Result<(), TargetError> {
+        match self.allowed.is_empty() || self.names(path, group) {
+            true => Ok(()),
+            false => Err(Self::refuse(path)),
         }
     }
 
@@ -156,6 +192,12 @@ impl Gate {
             false => Ok(()),
         }
     }
+}
+
+/// Whether a name is like the last part of a pattern.
+fn is_like(pattern: &OsStr, name: &OsStr) -> bool {
+    let (Some(pattern), Some(name)) = (pattern.to_str(), name.to_str()) else { return false };
+    glob::Pattern::new(pattern).is_ok_and(|pattern| pattern.matches(name))
 }
 
 fn is_within(descriptor: &OwnedFd, stat: &Stat, allowed: &Path) -> bool {

@@ -21,12 +21,14 @@ use bdsync_proto::agent::{AGENT_VERSION, AgentMessage, CAPABILITY, ZSTD};
 use bdsync_proto::{Hello, MessageType, ProtocolError, limits};
 use bdsync_target::TargetError;
 use bdsync_target::guard;
+use bdsync_target::lvm::Lvm;
 use bdsync_target::ops::{
-    About, Answer, AppliedPatch, Compare, Compared, Facts, PatchGoes, Place, ProgressReport, Ready, Request,
-    StoredPatch,
+    About, Answer, AppliedPatch, Compare, Compared, Facts, NewSnapshot, PatchGoes, Place, ProgressReport, Ready,
+    Request, StoredPatch,
 };
 use bdsync_target::redo::{Redo, is_file_stem};
 use bdsync_target::stream::PatchStream;
+use bdsync_target::volume::{self, VolumeName};
 use clap::Args;
 use serde::Serialize;
 
@@ -267,6 +269,17 @@ impl Agent<'_> {
                     done_before: applied.is_none(),
                 })
             }
+            Request::Volume { path, vg, wish } => {
+                let volume = self.volume(path, vg, "change a volume")?;
+                // Whoever has it open keeps LVM from changing it.
+                self.held = None;
+                json(volume::ensure(&Lvm::of_this_machine(), &volume, wish)?)
+            }
+            Request::VolumeSnapshot { path, vg, rollback } => {
+                let volume = self.volume(path, vg, "take a snapshot")?;
+                let name = volume::keep_for_rollback(&Lvm::of_this_machine(), &volume, rollback)?;
+                json(NewSnapshot { name })
+            }
             Request::Bench { path, seconds } => {
                 let handle = path.as_deref().map(|path| self.gate.target(path)).transpose()?;
                 let device = handle.as_ref().map(|handle| handle.path.clone());
@@ -275,6 +288,14 @@ impl Agent<'_> {
             }
             Request::Compare(_) => Err(TargetError::refused("a comparison has a way of its own")),
         }
+    }
+
+    /// A logical volume that may be changed, or made.
+    fn volume(&self, path: &str, group: &str, what: &str) -> Result<VolumeName, TargetError> {
+        self.gate.may_write(what)?;
+        let volume = VolumeName::new(Path::new(path), group)?;
+        self.gate.volume(path, group)?;
+        Ok(volume)
     }
 
     /// Locks a target until the session ends, and makes sure that it is the one that was
@@ -396,6 +417,9 @@ impl Agent<'_> {
         let shape = request.shape()?;
         let target = self.gate.target(&request.path)?;
         let device = Device::open(&target.path, Access::Read).map_err(|error| restored(error.into(), &[&target]))?;
+        if request.fresh {
+            device.release(0, device.size());
+        }
         let scanner = Scanner::new(Arc::new(device), self.scan)?;
         if request.flush_cache {
             scanner.flush_cache();

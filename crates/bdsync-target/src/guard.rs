@@ -131,6 +131,45 @@ fn mount_place(mounts: &str, number: Number) -> Option<String> {
     })
 }
 
+/// The numbers of the block devices that a path's file system is on, and of those below them.
+pub fn devices_below(path: &Path) -> Vec<(u32, u32)> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    let mut found: Vec<Number> = mounted_at(&mounts, &path);
+    let mut index = 0;
+    while index < found.len() {
+        let slaves = fs::read_dir(found[index].folder().join("slaves")).into_iter().flatten().filter_map(Result::ok);
+        let numbers = slaves.filter_map(|slave| Number::parse(&fs::read_to_string(slave.path().join("dev")).ok()?));
+        for number in numbers.collect::<Vec<_>>() {
+            if !found.contains(&number) {
+                found.push(number);
+            }
+        }
+        index += 1;
+    }
+    found.into_iter().map(|Number(major, minor)| (major, minor)).collect()
+}
+
+/// What is mounted where this path is; `mounts` is a mountinfo file.
+fn mounted_at(mounts: &str, path: &Path) -> Vec<Number> {
+    let mut best: Option<(PathBuf, Vec<Number>)> = None;
+    for line in mounts.lines() {
+        let Some((front, back)) = line.split_once(" - ") else { continue };
+        let fields: Vec<_> = front.split(' ').collect();
+        let (Some(number), Some(place)) = (fields.get(2), fields.get(4)) else { continue };
+        let place = PathBuf::from(unescape(place));
+        // Of two at the same place the later one is seen.
+        let is_better = best.as_ref().is_none_or(|(known, _)| place.as_os_str().len() >= known.as_os_str().len());
+        if path.starts_with(&place) && is_better {
+            // Some file systems have numbers of their own there and name the device behind.
+            let source = back.split(' ').nth(1).filter(|source| source.starts_with('/'));
+            let source = source.and_then(|source| Number::of(&fs::metadata(unescape(source)).ok()?));
+            best = Some((place, Number::parse(number).into_iter().chain(source).collect()));
+        }
+    }
+    best.map(|(_, numbers)| numbers).unwrap_or_default()
+}
+
 /// The loop device that shows this file as a device.
 fn loop_of(metadata: &Metadata) -> Option<String> {
     let devices = fs::read_dir("/sys/block").ok()?.filter_map(Result::ok);
@@ -217,6 +256,15 @@ mod tests {
             "36 35 98:0 /x /mnt\\040a/b rw shared:1 - ext3 /dev/nothing rw\n37 35 0:44 / /b rw - btrfs none rw\n";
         assert_eq!(mount_place(mounts, Number(98, 0)), Some("/mnt a/b".into()));
         assert_eq!(mount_place(mounts, Number(98, 1)), None);
+    }
+
+    #[test]
+    fn a_path_is_on_what_is_mounted_nearest() {
+        let mounts = "1 0 98:0 / / rw - ext4 /dev/nothing rw\n2 1 98:1 / /srv rw - ext4 x rw\n3 1 98:2 / /srv rw - ext4 x rw\n4 1 98:3 / /srv/a\\040b rw - ext4 x rw\n";
+        for (path, minor) in [("/", 0), ("/srvx", 0), ("/srv/x", 2), ("/srv/a b/c", 3)] {
+            assert_eq!(mounted_at(mounts, Path::new(path)), [Number(98, minor)], "{path}");
+        }
+        assert_eq!(mounted_at("", Path::new("/")), []);
     }
 
     #[test]

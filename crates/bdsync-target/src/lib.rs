@@ -6,9 +6,11 @@
 #![forbid(unsafe_code)]
 
 pub mod guard;
+pub mod lvm;
 pub mod ops;
 pub mod redo;
 pub mod stream;
+pub mod volume;
 
 use bdsync_device::DeviceError;
 

@@ -9,6 +9,7 @@ use bdsync_hash::Algorithm;
 use serde::{Deserialize, Serialize};
 
 use crate::redo::RedoState;
+use crate::volume::{Rollback, VolumeWish};
 
 /// A patch folder, and what the names of a target's files in it begin with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +77,20 @@ pub enum Request {
     Commit { place: Place, state: RedoState },
     /// Applies the ready patch.
     Apply { path: String, place: Place, size_policy: Policy },
+    /// Makes a logical volume what it is wished to be (section 3.1).
+    Volume {
+        path: String,
+        vg: String,
+        #[serde(flatten)]
+        wish: VolumeWish,
+    },
+    /// Keeps a logical volume as it is, as a snapshot (section 3.1).
+    VolumeSnapshot {
+        path: String,
+        vg: String,
+        #[serde(flatten)]
+        rollback: Rollback,
+    },
     /// Measures.
     Bench {
         #[serde(default)]
@@ -102,6 +117,8 @@ pub struct Compare {
     pub parts: Option<NonZeroUsize>,
     #[serde(default)]
     pub flush_cache: bool,
+    #[serde(default)]
+    pub fresh: bool,
     #[serde(default)]
     pub patch: Option<PatchGoes>,
 }
@@ -137,6 +154,7 @@ impl Compare {
             window: shape.window,
             parts: shape.parts,
             flush_cache: false,
+            fresh: false,
             patch: None,
         }
     }
@@ -246,6 +264,14 @@ pub struct AppliedPatch {
     pub done_before: bool,
 }
 
+/// A snapshot that was made.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct NewSnapshot {
+    pub name: String,
+}
+
 /// How far something is, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -292,6 +318,11 @@ mod tests {
         assert!(matches!(compare.patch, Some(PatchGoes::Applied { in_place: Policy::Minsize })));
         let text = r#"{"op":"facts","path":"/x","place":{"folder":"/f","stem":"s"}}"#;
         assert!(matches!(serde_json::from_str(text).unwrap(), Request::Facts { place: Some(_), .. }));
+        let text = r#"{"op":"volume","path":"/dev/v/l","vg":"v","bytes":7,"create":true}"#;
+        let Request::Volume { wish, .. } = serde_json::from_str(text).unwrap() else { panic!("{text}") };
+        assert_eq!(wish, VolumeWish { bytes: 7, create: true, shrink: false, pool: None });
+        let text = r#"{"op":"volume_snapshot","path":"/dev/v/l","vg":"v","keep":2,"task":"t","size":"1G"}"#;
+        assert!(matches!(serde_json::from_str(text).unwrap(), Request::VolumeSnapshot { .. }));
         assert_eq!(serde_json::to_string(&Answer::Error("no".into())).unwrap(), r#"{"error":"no"}"#);
         assert_eq!(Answer::parse(br#"{"ok":{}}"#).unwrap(), Answer::Ok(serde_json::json!({})));
         assert!(Answer::parse(b"{").is_err());
