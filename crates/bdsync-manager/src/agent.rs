@@ -17,20 +17,22 @@ use bdsync_proto::agent::{AGENT_VERSION, AgentMessage, CAPABILITY, ZSTD};
 use bdsync_proto::patch::{PatchHeader, PatchStats, PatchWriter};
 use bdsync_proto::{Hello, MessageType, limits};
 use bdsync_target::ops::{
-    About, Answer, AppliedPatch, Compare, Compared, Facts, PatchGoes, Place, ProgressReport, Request, StoredPatch,
+    About, Answer, AppliedPatch, Compare, Compared, Facts, NewSnapshot, PatchGoes, Place, ProgressReport, Request,
+    StoredPatch,
 };
 use bdsync_target::redo::{RedoState, file_stem};
 use bdsync_target::stream::PatchStream;
+use bdsync_target::volume::VolumeState;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use crate::config::{Task, Verify};
 use crate::end::SAMPLE;
 use crate::failure::Failure;
-use crate::local::{Difference, Source, final_size, missing};
+use crate::local::{Difference, Source, final_size, missing, tell_of_volume};
 use crate::remote::{Connection, Session};
 use crate::report::Phase;
-use crate::run::{Job, Ranges, redo_state};
+use crate::run::{Job, OpenSource, Ranges, redo_state};
 use crate::state::TaskStats;
 
 /// How many bytes may wait here; the agent never has a reason to send so much.
@@ -285,11 +287,14 @@ impl<'a> AgentSession<'a> {
     }
 
     /// Brings the far target up to date with `source`.
-    pub(crate) fn push(mut self, source: &Arc<Device>) -> Result<TaskStats, Failure> {
+    pub(crate) fn push(mut self, source: &mut OpenSource) -> Result<TaskStats, Failure> {
         let preparing = |failure: Failure| failure.during("preparing");
         let mut facts = self.facts().map_err(preparing)?;
         self.check(&facts)?;
-        if facts.kind == "missing" {
+        if facts.kind == "missing" && self.task.volume.is_some() {
+            self.ensure_volume(source.size()).map_err(preparing)?;
+            facts = self.facts().map_err(preparing)?;
+        } else if facts.kind == "missing" {
             let target = self.task.target.display();
             tracing::warn!(task = self.task.name, "Creating missing target file: {target}");
             let path = self.target();
@@ -301,6 +306,7 @@ impl<'a> AgentSession<'a> {
         if let Some(place) = self.place() {
             stats.finished_earlier_patch = self.finish_earlier(&place, &facts)?;
             facts = self.facts().map_err(preparing)?;
+            self.job.note(|pending| pending.patch = facts.ready.is_some());
             let expected = self.job.expected_patch_bytes.min(source.size());
             if let Some(free) = facts.free_bytes.filter(|free| *free < expected.max(4096)) {
                 return Err(Failure::NoSpace(format!(
@@ -308,6 +314,10 @@ impl<'a> AgentSession<'a> {
                     place.folder
                 )));
             }
+        }
+        if self.task.volume.is_some() && facts.size != Some(source.size()) {
+            self.ensure_volume(source.size()).map_err(preparing)?;
+            facts = self.facts().map_err(preparing)?;
         }
         let target_bytes = facts.size.unwrap_or(0);
         // One that was just made, or by a run that was killed right after that.
@@ -320,7 +330,8 @@ impl<'a> AgentSession<'a> {
         if self.task.verify != Verify::Off && !self.about.append_only_patches {
             self.job.reporter.phase(Phase::Verify, source.size());
             let parts = (self.task.verify == Verify::Sample).then_some(SAMPLE);
-            let (ranges, found) = self.differences(source, parts).map_err(|failure| failure.during("verifying"))?;
+            let (ranges, found) =
+                self.differences(source.device()?, parts).map_err(|failure| failure.during("verifying"))?;
             stats.verified_bytes = found.compared_bytes;
             if let Some((start, end)) = ranges.shown.first() {
                 let blocks = found.differing_blocks;
@@ -330,6 +341,26 @@ impl<'a> AgentSession<'a> {
             }
         }
         Ok(stats)
+    }
+
+    /// Sees to it that a target that is a logical volume holds what it has to.
+    fn ensure_volume(&mut self, bytes: u64) -> Result<(), Failure> {
+        let Some(volume) = &self.task.volume else { return Ok(()) };
+        let (path, vg, wish) = (self.target(), volume.group.clone(), volume.wish(self.task, bytes));
+        let state: VolumeState = self.call(&Request::Volume { path, vg, wish })?;
+        tell_of_volume(self.task, &state);
+        Ok(())
+    }
+
+    /// Keeps a target that is a logical volume as it is, as the way back.
+    fn keep_for_rollback(&mut self) -> Result<(), Failure> {
+        let wanted = self.task.volume.as_ref().and_then(|volume| Some((&volume.group, volume.rollback(self.task)?)));
+        // An agent that applies nothing makes no snapshots either; whoever applies does.
+        let Some((group, rollback)) = wanted.filter(|_| !self.about.append_only_patches) else { return Ok(()) };
+        let (path, vg) = (self.target(), group.clone());
+        let kept: NewSnapshot = self.call(&Request::VolumeSnapshot { path, vg, rollback })?;
+        tracing::info!(task = self.task.name, "The target as it was is kept as {group}/{}", kept.name);
+        Ok(())
     }
 
     /// Deals with what an earlier run left; says whether a patch was finished.
@@ -431,7 +462,7 @@ impl<'a> AgentSession<'a> {
 
     fn two_phases(
         &mut self,
-        source: &Arc<Device>,
+        source: &mut OpenSource,
         place: &Place,
         facts: &Facts,
         size: u64,
@@ -481,8 +512,8 @@ impl<'a> AgentSession<'a> {
             }
             Ok(()) => {}
         }
-        let mut upload = self.upload(source, size, checkpoint.as_ref())?;
-        let compared = self.send(source, &shape, &mut upload);
+        let mut upload = self.upload(source.device()?, size, checkpoint.as_ref())?;
+        let compared = self.send(source.device()?, &shape, &mut upload);
         let (patch, sha256) = compared.map_err(|failure| {
             if failure.is_worth_a_retry() {
                 let resume = Resume {
@@ -498,6 +529,8 @@ impl<'a> AgentSession<'a> {
             }
             generating(failure)
         })?;
+        drop(upload);
+        self.job.compared(self.task, source);
         stats.scanned_bytes = size;
         stats.changed_bytes = patch.data_bytes;
         stats.patch_bytes = patch.patch_bytes;
@@ -508,6 +541,7 @@ impl<'a> AgentSession<'a> {
                 // Source and target are equal: nothing is left for it to do.
                 let request = Request::Discard { place: place.clone(), ready: true };
                 self.call::<serde::de::IgnoredAny>(&request)?;
+                self.job.note(|pending| pending.patch = false);
             }
             stats.generate_seconds = started.elapsed().as_secs_f64();
             return Ok(());
@@ -518,6 +552,10 @@ impl<'a> AgentSession<'a> {
             self.discard(place);
             return Err(generating(Failure::Connection("the stored patch is not what was sent".into())));
         }
+        self.keep_for_rollback().map_err(|failure| {
+            self.discard(place);
+            failure.during("keeping the target as it was; it was not changed")
+        })?;
         let state = redo_state(self.task, (patch.patch_bytes, sha256), size, target_bytes);
         let request = Request::Commit { place: place.clone(), state: state.clone() };
         let committed = self.call::<serde::de::IgnoredAny>(&request);
@@ -525,6 +563,7 @@ impl<'a> AgentSession<'a> {
             self.discard(place);
             failure.during("checking the stored patch; the target was not changed")
         })?;
+        self.job.note(|pending| pending.patch = true);
         stats.generate_seconds = started.elapsed().as_secs_f64();
         let started = Instant::now();
         if self.about.append_only_patches {
@@ -560,7 +599,7 @@ impl<'a> AgentSession<'a> {
 
     fn in_place(
         &mut self,
-        source: &Arc<Device>,
+        source: &mut OpenSource,
         size: u64,
         is_new: bool,
         stats: &mut TaskStats,
@@ -570,14 +609,16 @@ impl<'a> AgentSession<'a> {
         let partly = |failure: Failure| {
             failure.during("changing the target in place; it may be PARTLY CHANGED until a run ends well")
         };
+        self.keep_for_rollback()
+            .map_err(|failure| failure.during("keeping the target as it was; it was not changed"))?;
         let policy = if is_new { SizePolicy::Resize } else { self.task.compare.size_policy };
         let shape = self.shape(size)?;
         let mut request = Compare::new(&self.target(), &shape);
         request.flush_cache = self.task.compare.flush_cache;
         request.patch = Some(PatchGoes::Applied { in_place: policy.into() });
         self.begin(request).map_err(partly)?;
-        let mut upload = self.upload(source, size, None)?;
-        let (patch, _) = self.send(source, &shape, &mut upload).map_err(|failure| {
+        let mut upload = self.upload(source.device()?, size, None)?;
+        let (patch, _) = self.send(source.device()?, &shape, &mut upload).map_err(|failure| {
             self.abandon();
             partly(failure)
         })?;
@@ -593,8 +634,8 @@ impl<'a> AgentSession<'a> {
         self.job.reporter.phase(Phase::Apply, state.patch_bytes);
         let size_policy = self.task.compare.size_policy.into();
         let request = Request::Apply { path: self.target(), place: place.clone(), size_policy };
-        let applied = self.call::<AppliedPatch>(&request);
-        applied.map(drop).map_err(|failure| {
+        let applied = self.call::<AppliedPatch>(&request).map(drop);
+        applied.inspect(|()| self.job.note(|pending| pending.patch = false)).map_err(|failure| {
             failure.during("applying the patch (it stays at the target until the next run finishes it)")
         })
     }
@@ -640,6 +681,8 @@ impl<'a> AgentSession<'a> {
         shape.parts = parts;
         let mut request = Compare::new(&self.target(), &shape);
         request.flush_cache = self.task.compare.flush_cache;
+        // What counts is what the disk has, and not what was written to it just now.
+        request.fresh = true;
         let mut ranges = RangeList::default();
         self.begin(request)?;
         let mut found = self.compare(source, &shape, false, &mut ranges)?;

@@ -171,12 +171,16 @@ pub(crate) fn status(tasks: &[Task], control: &Control) -> Result<Exit> {
         let record = control.state.record(&control.config, &task.name)?;
         let local_folder = task.patch_folder.as_deref().filter(|_| task.remote.is_none() || task.pull);
         let redo = local_folder.and_then(|folder| Redo::new(folder, &task.target).ok());
-        let pending = redo.is_some_and(|redo| redo.is_ready());
         let running = control.state.is_locked(task);
+        // What is at another machine is known from the last run.
+        let left = record.as_ref().map(|record| record.pending.clone()).unwrap_or_default();
+        let pending = redo.map_or(left.patch, |redo| redo.is_ready());
+        let snapshot = left.snapshot.filter(|_| !running);
         if control.reporter.is_json() {
             let mut facts = describe(task);
             facts["last"] = json!(record);
             facts["pending_patch"] = json!(pending);
+            facts["pending_snapshot"] = json!(snapshot);
             facts["running"] = json!(running);
             control.reporter.event("status", facts);
             continue;
@@ -213,6 +217,9 @@ pub(crate) fn status(tasks: &[Task], control: &Control) -> Result<Exit> {
         }
         if pending {
             text += "\n    a ready patch is pending: the next run finishes it";
+        }
+        if let Some(snapshot) = snapshot {
+            text += &format!("\n    the snapshot {snapshot} is left: the next run removes it");
         }
         control.reporter.print(&(text + "\n"))?;
     }

@@ -1,9 +1,7 @@
 //! Which ends a task has, and what is done with them.
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 
-use bdsync_device::{Access, Device};
 use bdsync_engine::Cancellation;
 
 use crate::agent::AgentSession;
@@ -15,11 +13,16 @@ use crate::far::Far;
 use crate::local::{self, Source};
 use crate::remote::{Connection, quote_path};
 use crate::report::Phase;
-use crate::run::{Job, Ranges};
+use crate::run::{Job, OpenSource, Ranges};
 use crate::state::TaskStats;
 
 /// How many spans a sample has.
 pub(crate) const SAMPLE: NonZeroUsize = NonZeroUsize::new(512).unwrap();
+
+/// Refuses a task that has nothing to be done.
+fn possible(task: &Task) -> Result<(), Failure> {
+    task.problem.as_ref().map_or(Ok(()), |problem| Err(Failure::new(problem)))
+}
 
 /// What `check` finds.
 pub(crate) struct Found {
@@ -61,18 +64,19 @@ fn connect<'a>(task: &'a Task, remote: &'a Remote, job: &'a Job<'a>) -> Result<F
     }
 }
 
-fn local_source(job: &Job<'_>) -> Result<Arc<Device>, Failure> {
-    Ok(Arc::new(Device::open(&job.source, Access::Read)?))
+/// The source itself, of which nothing is written.
+fn local_source(task: &Task) -> Result<OpenSource, Failure> {
+    OpenSource::open(&task.source)
 }
 
 /// Brings a task's target up to date.
 pub(crate) fn run(task: &Task, job: &Job<'_>) -> Result<TaskStats, Failure> {
-    let Some(remote) = &task.remote else { return local::run(task, &mut local_source(job)?, job) };
+    let Some(remote) = &task.remote else { return local::run(task, &mut job.open_source(task)?, job) };
     // What is wrong here shows before anything is asked of another machine.
-    let source = if task.pull { None } else { Some(local_source(job)?) };
+    let source = if task.pull { None } else { Some(job.open_source(task)?) };
     match (connect(task, remote, job)?, source) {
-        (FarEnd::Agent(agent), Some(source)) => agent.push(&source),
-        (FarEnd::Stock(far), Some(source)) => far.run(&source),
+        (FarEnd::Agent(agent), Some(mut source)) => agent.push(&mut source),
+        (FarEnd::Stock(far), Some(mut source)) => far.run(&mut source),
         (FarEnd::Agent(agent), None) => local::run(task, &mut agent.into_source()?, job),
         (FarEnd::Stock(far), None) => local::run(task, &mut far.into_source()?, job),
     }
@@ -80,10 +84,11 @@ pub(crate) fn run(task: &Task, job: &Job<'_>) -> Result<TaskStats, Failure> {
 
 /// What a run would find. Nothing is written.
 pub(crate) fn dry_run(task: &Task, job: &Job<'_>) -> Result<TaskStats, Failure> {
-    let Some(remote) = &task.remote else { return local::dry_run(task, &mut local_source(job)?, job) };
+    possible(task)?;
+    let Some(remote) = &task.remote else { return local::dry_run(task, &mut local_source(task)?, job) };
     match (connect(task, remote, job)?, task.pull) {
-        (FarEnd::Agent(mut agent), false) => agent.dry_run(&local_source(job)?),
-        (FarEnd::Stock(far), false) => far.dry_run(&local_source(job)?),
+        (FarEnd::Agent(mut agent), false) => agent.dry_run(local_source(task)?.device()?),
+        (FarEnd::Stock(far), false) => far.dry_run(local_source(task)?.device()?),
         (FarEnd::Agent(agent), true) => local::dry_run(task, &mut agent.into_source()?, job),
         (FarEnd::Stock(far), true) => local::dry_run(task, &mut far.into_source()?, job),
     }
@@ -91,12 +96,13 @@ pub(crate) fn dry_run(task: &Task, job: &Job<'_>) -> Result<TaskStats, Failure> 
 
 /// The ranges that differ.
 pub(crate) fn verify(task: &Task, job: &Job<'_>) -> Result<Ranges, Failure> {
+    possible(task)?;
     job.reporter.phase(Phase::Verify, 0);
     let local = |source: &mut dyn Source| Ok(local::differences(task, source, false, job)?.0);
-    let Some(remote) = &task.remote else { return local(&mut local_source(job)?) };
+    let Some(remote) = &task.remote else { return local(&mut local_source(task)?) };
     match (connect(task, remote, job)?, task.pull) {
-        (FarEnd::Agent(mut agent), false) => Ok(agent.differences(&local_source(job)?, None)?.0),
-        (FarEnd::Stock(far), false) => Ok(far.differences(&local_source(job)?)?.0),
+        (FarEnd::Agent(mut agent), false) => Ok(agent.differences(local_source(task)?.device()?, None)?.0),
+        (FarEnd::Stock(far), false) => Ok(far.differences(local_source(task)?.device()?)?.0),
         (FarEnd::Agent(agent), true) => local(&mut agent.into_source()?),
         (FarEnd::Stock(far), true) => local(&mut far.into_source()?),
     }
@@ -104,19 +110,20 @@ pub(crate) fn verify(task: &Task, job: &Job<'_>) -> Result<Ranges, Failure> {
 
 /// Looks at both ends.
 pub(crate) fn check(task: &Task, job: &Job<'_>) -> Result<Found, Failure> {
+    possible(task)?;
     let local = |source: &dyn Source, far_end| {
         let (target_exists, is_ready) = local::look(task, source)?;
         Ok(Found { source_bytes: source.size(), target_exists, is_ready, far_end })
     };
-    let Some(remote) = &task.remote else { return local(&local_source(job)?, None) };
+    let Some(remote) = &task.remote else { return local(&local_source(task)?, None) };
     match (connect(task, remote, job)?, task.pull) {
         (FarEnd::Agent(mut agent), false) => {
-            let source_bytes = local_source(job)?.size();
+            let source_bytes = local_source(task)?.size();
             let (target_exists, is_ready) = agent.look()?;
             Ok(Found { source_bytes, target_exists, is_ready, far_end: Some(agent.name()) })
         }
         (FarEnd::Stock(far), false) => {
-            let source_bytes = local_source(job)?.size();
+            let source_bytes = local_source(task)?.size();
             let survey = far.survey()?;
             far.check(&survey)?;
             let far_end = Some(format!("the bdsync {}", remote.program.display()));

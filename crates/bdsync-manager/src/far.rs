@@ -19,7 +19,7 @@ use crate::failure::Failure;
 use crate::local::{Difference, Source};
 use crate::remote::{Connection, End, Session, quote, quote_path};
 use crate::report::Phase;
-use crate::run::{Job, Ranges};
+use crate::run::{Job, OpenSource, Ranges};
 use crate::state::TaskStats;
 
 /// What the first script prints where its answer begins.
@@ -65,7 +65,8 @@ impl<'a> Far<'a> {
     }
 
     /// Brings the target up to date with `source`.
-    pub(crate) fn run(&self, source: &Arc<Device>) -> Result<TaskStats, Failure> {
+    pub(crate) fn run(&self, source: &mut OpenSource) -> Result<TaskStats, Failure> {
+        self.check_volume()?;
         let preparing = |failure: Failure| failure.during("preparing");
         let mut survey = self.survey().map_err(preparing)?;
         self.check(&survey)?;
@@ -77,6 +78,7 @@ impl<'a> Far<'a> {
             stats.finished_earlier_patch = self.finish_earlier(&survey)?;
             survey = self.survey().map_err(preparing)?;
         }
+        self.job.note(|pending| pending.patch = survey.ready);
         self.check_space(&survey, source.size())?;
         // One that was just made, or by a run that was killed right after that.
         let is_new = self.task.create_target && survey.kind == "file" && survey.size == Some(0);
@@ -87,7 +89,7 @@ impl<'a> Far<'a> {
         }
         if self.task.verify != Verify::Off {
             self.job.reporter.phase(Phase::Verify, source.size());
-            let (ranges, found) = self.differences(source).map_err(|failure| failure.during("verifying"))?;
+            let (ranges, found) = self.differences(source.device()?).map_err(|failure| failure.during("verifying"))?;
             stats.verified_bytes = found.compared_bytes;
             if let Some((start, end)) = ranges.shown.first() {
                 let blocks = found.differing_blocks;
@@ -151,8 +153,19 @@ impl<'a> Far<'a> {
         Err(Failure::Connection(format!("{} broke off while it was asked about the target", self.connection.name())))
     }
 
+    fn check_volume(&self) -> Result<(), Failure> {
+        match self.task.volume {
+            Some(_) => Err(Failure::new(format!(
+                "a logical volume at {} (target_vg) needs the agent there, not a stock bdsync; nothing was changed",
+                self.remote.label
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses what must not or cannot be done, before anything is.
     pub(crate) fn check(&self, survey: &Survey) -> Result<(), Failure> {
+        self.check_volume()?;
         let target = self.task.target.display();
         if !survey.program {
             return Err(self.no_program());
@@ -351,7 +364,7 @@ impl<'a> Far<'a> {
 
     fn two_phases(
         &self,
-        source: &Arc<Device>,
+        source: &mut OpenSource,
         folder: &Path,
         policy: SizePolicy,
         survey: &Survey,
@@ -363,7 +376,7 @@ impl<'a> Far<'a> {
         let Some(input) = store.stdin.take() else { return Err(Failure::new("the far end has no streams")) };
         let stream = PatchStream::new(input, self.task.bandwidth_limit, &self.job.control.cancellation);
         let stream = io::BufWriter::with_capacity(1 << 16, stream);
-        let (result, end) = self.compare(source, &self.diff_options(policy), stream);
+        let (result, end) = self.compare(source.device()?, &self.diff_options(policy), stream);
         let compared = match result {
             Ok((stream, compared)) => {
                 let flushed = stream.into_inner().map_err(|error| Error::WritePatch(error.into_error()));
@@ -389,6 +402,7 @@ impl<'a> Far<'a> {
             }
         };
         end.and_then(|end| end.success()).map_err(generating)?;
+        self.job.compared(self.task, source);
         store.wait().and_then(|end| end.success()).map_err(in_folder).inspect_err(|_| self.remove_partial())?;
         let target_bytes = survey.size.unwrap_or(source.size());
         let device_bytes = match policy {
@@ -404,6 +418,7 @@ impl<'a> Far<'a> {
             if survey.ready {
                 // Source and target are equal: nothing is left for it to do.
                 self.connection.run(&(self.names() + "rm -f -- \"$k.ready\" \"$k.state\""))?;
+                self.job.note(|pending| pending.patch = false);
             }
             stats.generate_seconds = started.elapsed().as_secs_f64();
             return Ok(());
@@ -411,6 +426,7 @@ impl<'a> Far<'a> {
         let state = crate::run::redo_state(self.task, (bytes, sha256), device_bytes, target_bytes);
         self.job.reporter.phase(Phase::Commit, bytes);
         self.commit(&state, survey.sha256).inspect_err(|_| self.remove_partial())?;
+        self.job.note(|pending| pending.patch = true);
         stats.generate_seconds = started.elapsed().as_secs_f64();
         let started = Instant::now();
         self.apply(&state)?;
@@ -477,10 +493,11 @@ impl<'a> Far<'a> {
         if !applied {
             return Err(applying(Failure::Connection("the connection ended early".into())));
         }
+        self.job.note(|pending| pending.patch = false);
         Ok(())
     }
 
-    fn in_place(&self, source: &Arc<Device>, policy: SizePolicy, stats: &mut TaskStats) -> Result<(), Failure> {
+    fn in_place(&self, source: &mut OpenSource, policy: SizePolicy, stats: &mut TaskStats) -> Result<(), Failure> {
         let started = Instant::now();
         self.job.reporter.phase(Phase::Compare, source.size());
         let script =
@@ -493,7 +510,7 @@ impl<'a> Far<'a> {
         let partly = |failure: Failure| {
             failure.during("changing the target in place; it may be PARTLY CHANGED until a run ends well")
         };
-        let (result, end) = self.compare(source, &self.diff_options(policy), stream);
+        let (result, end) = self.compare(source.device()?, &self.diff_options(policy), stream);
         let compared = match result {
             Ok((stream, compared)) => {
                 let flushed = stream.into_inner().map_err(|error| Error::WritePatch(error.into_error()));

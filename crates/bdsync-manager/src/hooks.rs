@@ -30,6 +30,8 @@ const KEPT: usize = 4000;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Moment<'a> {
     Before,
+    SnapshotBefore,
+    SnapshotAfter,
     After(&'a TaskStats),
     Error(&'a str),
 }
@@ -42,6 +44,8 @@ pub(crate) enum Moment<'a> {
 pub(crate) fn run(task: &Task, moment: Moment<'_>, control: &Control) -> Result<(), Failure> {
     let (name, command) = match moment {
         Moment::Before => ("hook_before", &task.hooks.before),
+        Moment::SnapshotBefore => ("hook_snapshot_before", &task.hooks.snapshot_before),
+        Moment::SnapshotAfter => ("hook_snapshot_after", &task.hooks.snapshot_after),
         Moment::After(_) => ("hook_after", &task.hooks.after),
         Moment::Error(_) => ("hook_error", &task.hooks.error),
     };
@@ -59,7 +63,7 @@ pub(crate) fn run(task: &Task, moment: Moment<'_>, control: &Control) -> Result<
         .env("BDSYNC_TARGET", &task.target)
         .env("BDSYNC_REMOTE", remote);
     match moment {
-        Moment::Before => command.env("BDSYNC_RESULT", "starting"),
+        Moment::Before | Moment::SnapshotBefore | Moment::SnapshotAfter => command.env("BDSYNC_RESULT", "starting"),
         Moment::After(stats) => command
             .env("BDSYNC_RESULT", "ok")
             .env("BDSYNC_SCANNED_BYTES", stats.scanned_bytes.to_string())
@@ -67,8 +71,9 @@ pub(crate) fn run(task: &Task, moment: Moment<'_>, control: &Control) -> Result<
             .env("BDSYNC_PATCH_BYTES", stats.patch_bytes.to_string()),
         Moment::Error(error) => command.env("BDSYNC_RESULT", "failed").env("BDSYNC_ERROR", error),
     };
-    // An error hook reports a cancelled task, too: it has a moment for that.
-    let is_error = matches!(moment, Moment::Error(_));
+    // An error hook reports a cancelled task, too, and what was frozen has to thaw: they have
+    // a moment for that.
+    let is_error = matches!(moment, Moment::Error(_) | Moment::SnapshotAfter);
     let output = runtime.block_on(async {
         let mut child = command.spawn()?;
         let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));

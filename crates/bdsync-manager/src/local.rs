@@ -13,13 +13,15 @@ use bdsync_engine::compare::{CompareOptions, CompareStats, compare};
 use bdsync_engine::{Error, SizePolicy};
 use bdsync_proto::patch::{PatchHeader, PatchWriter};
 use bdsync_target::guard::{self, TargetLock};
+use bdsync_target::lvm::Lvm;
 use bdsync_target::redo::{Redo, RedoState};
 use bdsync_target::stream::PatchStream;
+use bdsync_target::volume::{self, VolumeName, VolumeState};
 
 use crate::config::{Task, Verify};
 use crate::failure::Failure;
 use crate::report::Phase;
-use crate::run::{Job, Ranges, redo_state};
+use crate::run::{Job, OpenSource, Ranges, redo_state};
 use crate::state::TaskStats;
 
 /// How many parts of a mebibyte a sample has.
@@ -44,15 +46,18 @@ pub(crate) trait Source {
         difference: &mut Difference<'_>,
         job: &Job<'_>,
     ) -> Result<CompareStats, Failure>;
+
+    /// It was compared, and is not needed any more unless there is something to verify.
+    fn compared(&mut self, _: &Task, _: &Job<'_>) {}
 }
 
-impl Source for Arc<Device> {
+impl Source for OpenSource {
     fn size(&self) -> u64 {
-        Device::size(self)
+        OpenSource::size(self)
     }
 
     fn path(&self) -> Option<&Path> {
-        Some(Device::path(self))
+        self.device().ok().map(|device| Device::path(device))
     }
 
     fn compare(
@@ -62,19 +67,29 @@ impl Source for Arc<Device> {
         difference: &mut Difference<'_>,
         job: &Job<'_>,
     ) -> Result<CompareStats, Failure> {
-        Ok(compare(self, target, options, difference, job.context())?)
+        Ok(compare(self.device()?, target, options, difference, job.context())?)
+    }
+
+    fn compared(&mut self, task: &Task, job: &Job<'_>) {
+        job.compared(task, self);
     }
 }
 
 /// Brings the target up to date with `source`.
 pub(crate) fn run(task: &Task, source: &mut dyn Source, job: &Job<'_>) -> Result<TaskStats, Failure> {
     let redo = task.patch_folder.as_deref().map(|folder| Redo::new(folder, &task.target)).transpose()?;
-    ensure_target(task)?;
+    ensure_target(task, source.size())?;
     check(source, task)?;
-    let lock = guard::lock_target(&task.target)?;
+    let mut lock = guard::lock_target(&task.target)?;
     let mut stats = TaskStats::default();
     if let Some(redo) = &redo {
         stats.finished_earlier_patch = finish_earlier(redo, task, &lock, job)?;
+    }
+    if task.volume.is_some() && Device::open(&task.target, Access::Read)?.size() != source.size() {
+        // Whoever has it open keeps LVM from changing it.
+        drop(lock);
+        ensure_volume(task, source.size())?;
+        lock = guard::lock_target(&task.target)?;
     }
     let target = Device::open(&task.target, Access::Read)?;
     // One that was just made, or by a run that was killed right after that.
@@ -124,6 +139,8 @@ pub(crate) fn differences(
 ) -> Result<(Ranges, CompareStats), Failure> {
     let target = Arc::new(Device::open(&task.target, Access::Read)?);
     let (from, to) = (source.size(), target.size());
+    // What counts is what the disk has, and not what was written to it just now.
+    target.release(0, to);
     let mut options = options(task, from.min(to));
     options.sample = sample.then_some(SAMPLE);
     let mut ranges = Ranges::default();
@@ -145,11 +162,45 @@ pub(crate) fn missing() -> Failure {
     Failure::new("The target does not exist (while 'create_target_if_missing' is disabled)")
 }
 
+/// Sees to it that a target that is a logical volume holds what it has to.
+fn ensure_volume(task: &Task, bytes: u64) -> Result<(), Failure> {
+    let Some(volume) = &task.volume else { return Ok(()) };
+    let name = VolumeName::new(&task.target, &volume.group)?;
+    let state = volume::ensure(&Lvm::new(&volume.program), &name, &volume.wish(task, bytes))?;
+    tell_of_volume(task, &state);
+    Ok(())
+}
+
+/// Says what became of a target that is a logical volume.
+pub(crate) fn tell_of_volume(task: &Task, state: &VolumeState) {
+    let (target, bytes) = (task.target.display(), state.bytes);
+    match state.before_bytes {
+        None => tracing::warn!(task = task.name, "Created the missing target volume {target} ({bytes} bytes)"),
+        Some(before) if before != bytes => {
+            tracing::warn!(task = task.name, "Resized the target volume {target} from {before} to {bytes} bytes");
+        }
+        Some(_) => {}
+    }
+}
+
+/// Keeps a target that is a logical volume as it is, as the way back.
+fn keep_for_rollback(task: &Task) -> Result<(), Failure> {
+    let Some((volume, rollback)) = task.volume.as_ref().and_then(|volume| Some((volume, volume.rollback(task)?)))
+    else {
+        return Ok(());
+    };
+    let name = VolumeName::new(&task.target, &volume.group)?;
+    let kept = volume::keep_for_rollback(&Lvm::new(&volume.program), &name, &rollback)?;
+    tracing::info!(task = task.name, "The target as it was is kept as {}/{kept}", volume.group);
+    Ok(())
+}
+
 /// Makes the target if it is missing and may be made.
-fn ensure_target(task: &Task) -> Result<(), Failure> {
+fn ensure_target(task: &Task, bytes: u64) -> Result<(), Failure> {
     let target = &task.target;
     match fs::metadata(target) {
         Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && task.volume.is_some() => ensure_volume(task, bytes),
         Err(error) if error.kind() == io::ErrorKind::NotFound && task.create_target => {
             tracing::warn!(task = task.name, "Creating missing target file: {}", target.display());
             File::options().write(true).create_new(true).mode(0o600).open(target).map(drop).map_err(|error| {
@@ -226,6 +277,7 @@ fn in_place(
 ) -> Result<(), Failure> {
     let started = Instant::now();
     lock.check(&task.target)?;
+    keep_for_rollback(task)?;
     let mut target = Device::open(&task.target, Access::ReadWrite)?;
     let resize = task.compare.size_policy != SizePolicy::MinSize || target.size() == 0;
     if target.size() != size && resize {
@@ -280,6 +332,7 @@ fn two_phases(
     let Target { device, lock, is_new } = target;
     let target_bytes = device.size();
     let (found, patch) = write(redo, task, source, &Arc::new(device), size, job).inspect_err(|_| redo.discard())?;
+    source.compared(task, job);
     stats.scanned_bytes = found.compared_bytes;
     stats.changed_bytes = found.differing_bytes;
     stats.patch_bytes = patch.0;
@@ -294,6 +347,7 @@ fn two_phases(
         return Ok(());
     }
     job.reporter.phase(Phase::Commit, patch.0);
+    keep_for_rollback(task).inspect_err(|_| redo.discard())?;
     let state = redo_state(task, patch, size, target_bytes);
     redo.commit(&state, None, job.context()).inspect_err(|_| redo.discard())?;
     stats.generate_seconds = started.elapsed().as_secs_f64();

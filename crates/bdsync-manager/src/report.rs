@@ -145,6 +145,14 @@ impl TaskReporter {
         self.reporter.event(event, facts);
     }
 
+    /// How much of the phase is done, from 0 to 1.
+    pub(crate) fn fraction(&self) -> f64 {
+        match self.bar.length() {
+            Some(length @ 1..) => self.bar.position() as f64 / length as f64,
+            _ => 0.0,
+        }
+    }
+
     /// Takes the bar away.
     pub(crate) fn done(&self) {
         self.bar.finish_and_clear();

@@ -1,7 +1,8 @@
 //! Running tasks: locks, hooks, retries, results.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bdsync_device::{Access, Device};
@@ -13,13 +14,13 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::agent::Resume;
-use crate::config::Task;
+use crate::config::{Task, Verify};
 use crate::end;
 use crate::failure::{Exit, Failure};
 use crate::hooks::{self, Moment};
 use crate::report::{Phase, Reporter, TaskReporter, binary, python_time};
-use crate::snapshot;
-use crate::state::{Outcome, Record, StateFolder, TaskStats};
+use crate::snapshot::{self, Snapshot};
+use crate::state::{Outcome, Pending, Record, StateFolder, TaskStats};
 
 /// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
@@ -40,23 +41,117 @@ pub(crate) struct Control {
 pub(crate) struct Job<'a> {
     pub(crate) control: &'a Control,
     pub(crate) reporter: &'a TaskReporter,
+    task: String,
     /// How long the last patch was, in bytes.
     pub(crate) expected_patch_bytes: u64,
-    /// Where the source is read: a snapshot of it, or itself.
-    pub(crate) source: PathBuf,
+    /// What is read in the source's place.
+    snapshot: Mutex<Hold>,
+    /// What the next run has to deal with, as far as is known.
+    pending: Mutex<Pending>,
     /// Where a comparison can go on whose connection broke. What it has found is of the very
-    /// source that is read here.
+    /// source, or the snapshot of it, that is read here.
     pub(crate) resume: Mutex<Option<Resume>>,
 }
 
 impl<'a> Job<'a> {
     pub(crate) fn new(control: &'a Control, reporter: &'a TaskReporter, task: &Task) -> Self {
-        Self { control, reporter, expected_patch_bytes: 0, source: task.source.clone(), resume: Mutex::default() }
+        Self {
+            control,
+            reporter,
+            task: task.name.clone(),
+            expected_patch_bytes: 0,
+            snapshot: Mutex::default(),
+            pending: Mutex::default(),
+            resume: Mutex::default(),
+        }
+    }
+
+    /// Opens the source, or a snapshot of it where a run wants one.
+    pub(crate) fn open_source(&self, task: &Task) -> Result<OpenSource, Failure> {
+        let mut hold = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+        if hold.is_wanted && hold.snapshot.is_none() {
+            hold.snapshot = snapshot::take(&[task], self.control)?.pop();
+            // What one try has found is of another moment than this.
+            *self.resume.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            let name = hold.snapshot.as_ref().and_then(|snapshot| snapshot.name());
+            if name.is_some() {
+                self.note(|pending| pending.snapshot = name);
+            }
+        }
+        let path = hold.snapshot.as_ref().map_or(task.source.as_path(), |snapshot| snapshot.path());
+        OpenSource::open(path)
+    }
+
+    /// The comparison is over: a snapshot that nothing needs any more goes.
+    pub(crate) fn compared(&self, task: &Task, source: &mut OpenSource) {
+        let mut hold = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+        // Others of the group are of the same moment: there will be no second one.
+        if hold.is_shared || task.verify != Verify::Off {
+            return;
+        }
+        if let Some(snapshot) = &mut hold.snapshot {
+            source.device = None;
+            match snapshot.remove() {
+                Ok(()) => {
+                    hold.snapshot = None;
+                    self.note(|pending| pending.snapshot = None);
+                }
+                // Once more at the end, where it counts.
+                Err(failure) => tracing::debug!(task = task.name, "The snapshot cannot be removed yet: {failure}"),
+            }
+        }
+    }
+
+    /// Remembers what the next run would have to deal with.
+    pub(crate) fn note(&self, change: impl FnOnce(&mut Pending)) {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = pending.clone();
+        change(&mut pending);
+        if *pending == before {
+            return;
+        }
+        if let Err(error) = self.control.state.note(&self.control.config, &self.task, &pending) {
+            tracing::warn!(task = self.task, "What is pending cannot be remembered: {error:#}");
+        }
     }
 
     /// For the engine.
     pub(crate) fn context(&self) -> Context<'_> {
         Context { observer: self.reporter, cancellation: &self.control.cancellation }
+    }
+}
+
+/// The snapshot that a task is compared from.
+#[derive(Default)]
+struct Hold {
+    /// Whether one is to be taken where there is none.
+    is_wanted: bool,
+    /// Whether it was taken together with others.
+    is_shared: bool,
+    snapshot: Option<Box<dyn Snapshot>>,
+}
+
+/// A source of this machine, open as long as it is needed.
+pub(crate) struct OpenSource {
+    device: Option<Arc<Device>>,
+    bytes: u64,
+}
+
+impl OpenSource {
+    /// Opens it.
+    pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
+        let device = Arc::new(Device::open(path, Access::Read)?);
+        Ok(Self { bytes: device.size(), device: Some(device) })
+    }
+
+    /// What is read.
+    pub(crate) fn device(&self) -> Result<&Arc<Device>, Failure> {
+        self.device.as_ref().ok_or_else(|| Failure::new("the source is not open any more"))
+    }
+
+    /// Its size in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.bytes
     }
 }
 
@@ -109,18 +204,21 @@ pub(crate) async fn run_tasks(tasks: Vec<Task>, control: &Control, options: RunO
     let mut running = JoinSet::new();
     let started = Instant::now();
     let mut outcomes = Vec::new();
-    for task in tasks {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };
-        if control.cancellation.is_cancelled() {
-            outcomes.push(Outcome::Cancelled);
-            break;
+    'all: for group in in_groups(tasks) {
+        let mut given = given_to(&group, control, options).await;
+        for task in group {
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break 'all };
+            if control.cancellation.is_cancelled() {
+                outcomes.push(Outcome::Cancelled);
+                break 'all;
+            }
+            let (control, given) = (control.clone(), given.pop_front().unwrap_or(Given::Nothing));
+            running.spawn_blocking(move || {
+                let outcome = run_task(&task, given, &control, options);
+                drop(slot);
+                outcome
+            });
         }
-        let control = control.clone();
-        running.spawn_blocking(move || {
-            let outcome = run_task(&task, &control, options);
-            drop(slot);
-            outcome
-        });
     }
     while let Some(outcome) = running.join_next().await {
         outcomes.push(outcome.unwrap_or_else(|error| {
@@ -146,7 +244,55 @@ pub(crate) async fn run_tasks(tasks: Vec<Task>, control: &Control, options: RunO
     }
 }
 
-fn run_task(task: &Task, control: &Control, options: RunOptions) -> Outcome {
+/// What a task is given before it starts.
+enum Given {
+    Nothing,
+    /// A snapshot of the same moment as those of its group.
+    Snapshot(Box<dyn Snapshot>),
+    /// Why there is none.
+    Refusal(String),
+}
+
+/// The tasks of one consistency group side by side, where the first of them stands.
+fn in_groups(tasks: Vec<Task>) -> Vec<Vec<Task>> {
+    let mut groups: Vec<Vec<Task>> = Vec::new();
+    for task in tasks {
+        let is_in = |group: &&mut Vec<Task>| {
+            let shared = group.first().and_then(|first| first.consistency_group.as_ref());
+            !task.disabled && task.consistency_group.is_some() && shared == task.consistency_group.as_ref()
+        };
+        match groups.iter_mut().find(is_in) {
+            Some(group) => group.push(task),
+            None => groups.push(vec![task]),
+        }
+    }
+    groups
+}
+
+/// Takes the snapshots of a consistency group. Without all of them none is worth anything.
+async fn given_to(group: &[Task], control: &Control, options: RunOptions) -> VecDeque<Given> {
+    let has_snapshots = group.iter().all(|task| task.snapshot.is_some() && task.problem.is_none() && !task.disabled);
+    if group.first().is_none_or(|task| task.consistency_group.is_none()) || options.dry_run || !has_snapshots {
+        return VecDeque::new();
+    }
+    let (tasks, control) = (group.to_vec(), control.clone());
+    let taken = tokio::task::spawn_blocking(move || {
+        for task in &tasks {
+            // What is wrong with a source shows before there is a snapshot of any.
+            drop(Device::open(&task.source, Access::Read)?);
+        }
+        snapshot::take(&tasks.iter().collect::<Vec<_>>(), &control)
+    });
+    match taken.await.unwrap_or_else(|error| Err(Failure::new(error.to_string()))) {
+        Ok(snapshots) => snapshots.into_iter().map(Given::Snapshot).collect(),
+        Err(failure) => {
+            let name = group.first().and_then(|task| task.consistency_group.as_deref()).unwrap_or_default();
+            group.iter().map(|_| Given::Refusal(format!("consistency group {name}: {failure}"))).collect()
+        }
+    }
+}
+
+fn run_task(task: &Task, given: Given, control: &Control, options: RunOptions) -> Outcome {
     if task.disabled {
         tracing::info!(task = task.name, "Skipping disabled task");
         control.reporter.event("task_skipped", json!({ "task": task.name, "reason": "disabled" }));
@@ -157,17 +303,19 @@ fn run_task(task: &Task, control: &Control, options: RunOptions) -> Outcome {
         tracing::warn!(task = task.name, "The last result cannot be read: {error:#}");
         None
     });
-    let expected_patch_bytes = before.map_or(0, |record| record.stats.patch_bytes);
-    let job = Job { expected_patch_bytes, ..Job::new(control, &reporter, task) };
+    let expected_patch_bytes = before.as_ref().map_or(0, |record| record.stats.patch_bytes);
+    let pending = Mutex::new(before.map(|record| record.pending).unwrap_or_default());
+    let job = Job { expected_patch_bytes, pending, ..Job::new(control, &reporter, task) };
     let started = (jiff::Timestamp::now().to_string(), Instant::now());
     let target = task.target.display().to_string();
     reporter.event(
         "task_started",
         json!({ "source": task.source.display().to_string(), "target": target, "dry_run": options.dry_run }),
     );
-    let result = match options.dry_run {
-        true => end::dry_run(task, &job),
-        false => locked(task, &job, &started.0),
+    let result = match (&task.problem, options.dry_run) {
+        (Some(problem), _) => Err(Failure::new(problem)),
+        (None, true) => end::dry_run(task, &job),
+        (None, false) => locked(task, given, &job, &started.0),
     };
     reporter.done();
     let seconds = started.1.elapsed().as_secs_f64();
@@ -200,7 +348,8 @@ fn run_task(task: &Task, control: &Control, options: RunOptions) -> Outcome {
             let patch_bytes = if is_space { expected_patch_bytes / 2 } else { expected_patch_bytes };
             TaskStats { patch_bytes, ..TaskStats::default() }
         });
-        let record = Record { outcome, started: started.0, seconds, error, stats, last_success: None };
+        let pending = job.pending.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let record = Record { outcome, started: started.0, seconds, error, stats, last_success: None, pending };
         if let Err(error) = control.state.remember(&control.config, &task.name, record) {
             tracing::warn!(task = task.name, "The result cannot be remembered: {error:#}");
         }
@@ -209,7 +358,7 @@ fn run_task(task: &Task, control: &Control, options: RunOptions) -> Outcome {
 }
 
 /// Holds the target's lock and runs the hooks around the task.
-fn locked(task: &Task, job: &Job<'_>, started: &str) -> Result<TaskStats, Failure> {
+fn locked(task: &Task, given: Given, job: &Job<'_>, started: &str) -> Result<TaskStats, Failure> {
     let on_error = |failure: Failure| {
         if let Err(hook) = hooks::run(task, Moment::Error(&failure.to_string()), job.control) {
             tracing::error!(task = task.name, "{hook}");
@@ -224,11 +373,12 @@ fn locked(task: &Task, job: &Job<'_>, started: &str) -> Result<TaskStats, Failur
         error: None,
         stats: TaskStats { patch_bytes: job.expected_patch_bytes, ..TaskStats::default() },
         last_success: None,
+        pending: job.pending.lock().unwrap_or_else(PoisonError::into_inner).clone(),
     };
     if let Err(error) = job.control.state.remember(&job.control.config, &task.name, running) {
         tracing::warn!(task = task.name, "The start cannot be remembered: {error:#}");
     }
-    let result = hooks::run(task, Moment::Before, job.control).and_then(|()| with_snapshot(task, job));
+    let result = hooks::run(task, Moment::Before, job.control).and_then(|()| with_snapshot(task, given, job));
     match result {
         Ok(stats) => hooks::run(task, Moment::After(&stats), job.control).map(|()| stats),
         Err(failure @ Failure::Skipped(_)) => Err(failure),
@@ -236,9 +386,10 @@ fn locked(task: &Task, job: &Job<'_>, started: &str) -> Result<TaskStats, Failur
     }
 }
 
-/// Runs a task from a snapshot of its source, if it wants one: the same for all tries, for
-/// what one try has found the next one goes on with.
-fn with_snapshot(task: &Task, job: &Job<'_>) -> Result<TaskStats, Failure> {
+/// Runs a task from a snapshot of its source, if it wants one: the same for all tries, as
+/// long as there is something to compare, for what one try has found the next one goes on
+/// with.
+fn with_snapshot(task: &Task, given: Given, job: &Job<'_>) -> Result<TaskStats, Failure> {
     job.reporter.phase(Phase::Prepare, 0);
     if task.snapshot.is_none() {
         return with_retries(task, job);
@@ -248,16 +399,35 @@ fn with_snapshot(task: &Task, job: &Job<'_>) -> Result<TaskStats, Failure> {
     if task.remote.is_none() && task.target.exists() {
         guard::check(&task.source, &task.target)?;
     }
-    let Some(mut snapshot) = snapshot::take(task)? else { return with_retries(task, job) };
-    let taken = Job { source: snapshot.path().to_path_buf(), resume: Mutex::default(), ..*job };
-    let result = with_retries(task, &taken).map_err(|failure| match (&failure, snapshot.diagnose()) {
-        (Failure::Permanent(text), Some(why)) => Failure::new(format!("{why} ({text})")),
+    let hold = match given {
+        Given::Nothing => Hold { is_wanted: true, ..Hold::default() },
+        Given::Snapshot(snapshot) => Hold { is_wanted: true, is_shared: true, snapshot: Some(snapshot) },
+        Given::Refusal(text) => return Err(Failure::new(text)),
+    };
+    let name = hold.snapshot.as_ref().and_then(|snapshot| snapshot.name());
+    *job.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = hold;
+    if name.is_some() {
+        job.note(|pending| pending.snapshot = name);
+    }
+    let result = with_retries(task, job);
+    let mut hold = std::mem::take(&mut *job.snapshot.lock().unwrap_or_else(PoisonError::into_inner));
+    let Some(snapshot) = &mut hold.snapshot else { return result };
+    let result = result.map_err(|failure| match &failure {
+        Failure::Permanent(text) => match snapshot.diagnose(job.reporter.fraction()) {
+            Some(why) => Failure::new(format!("{why} ({text})")),
+            None => failure,
+        },
         _ => failure,
     });
     // One that is left behind is removed by the next run.
     match (result, snapshot.remove()) {
         (Ok(_), Err(failure)) => Err(failure.during("removing the snapshot; the target is up to date")),
-        (result, _) => result,
+        (result, removed) => {
+            if removed.is_ok() {
+                job.note(|pending| pending.snapshot = None);
+            }
+            result
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use bdsync_engine::Cancellation;
 use bdsync_engine::apply::hex;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use rustix::fs::{FlockOperation, flock};
@@ -63,6 +64,19 @@ pub(crate) struct Record {
     /// When it last went well.
     #[serde(default)]
     pub(crate) last_success: Option<String>,
+    /// What the next run has to deal with.
+    #[serde(default)]
+    pub(crate) pending: Pending,
+}
+
+/// What a run leaves when it is killed, or cannot go on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Pending {
+    /// Whether there is a ready patch at the target.
+    pub(crate) patch: bool,
+    /// The name of a snapshot.
+    pub(crate) snapshot: Option<String>,
 }
 
 /// The folder with all of it.
@@ -89,6 +103,35 @@ impl StateFolder {
             format!("cannot make the state folder {} (another one can be named with --state-dir)", path.display())
         })?;
         Ok(Self { path })
+    }
+
+    /// The folder.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Waits until nobody else has this name; says whether that took a while.
+    pub(crate) fn lock_name(&self, name: &str, cancellation: &Cancellation) -> Result<(NameLock, bool), Failure> {
+        let path = self.path.join("locks").join(&hex(&Sha256::digest(format!("name {name}")))[..32]);
+        let failed = |error: std::io::Error| {
+            Failure::new(format!("cannot use the lock {}: {}", path.display(), bdsync_device::plain(&error)))
+        };
+        let mut options = File::options();
+        let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
+        let mut has_waited = false;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok((NameLock { _file: file }, has_waited)),
+                Err(rustix::io::Errno::WOULDBLOCK) if cancellation.is_cancelled() => return Err(Failure::Cancelled),
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    if !std::mem::replace(&mut has_waited, true) {
+                        tracing::info!("Another task uses the name {name}; waiting for it");
+                    }
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Err(error) => return Err(failed(error.into())),
+            }
+        }
     }
 
     fn store(&self) -> PathBuf {
@@ -164,6 +207,14 @@ impl StateFolder {
         self.guarded(|| self.write_record(config, task, record.clone()))
     }
 
+    /// Remembers what is pending in the midst of a run.
+    pub(crate) fn note(&self, config: &Path, task: &str, pending: &Pending) -> Result<()> {
+        self.guarded(|| match self.read_record(config, task)? {
+            Some(record) => self.write_record(config, task, Record { pending: pending.clone(), ..record }),
+            None => Ok(()),
+        })
+    }
+
     fn write_record(&self, config: &Path, task: &str, mut record: Record) -> Result<()> {
         let key = key(config, task);
         let database = self.database()?;
@@ -232,6 +283,12 @@ impl StateFolder {
     }
 }
 
+/// A name that nobody else uses as long as this lives.
+#[derive(Debug)]
+pub(crate) struct NameLock {
+    _file: File,
+}
+
 /// Held while a task runs; the system lets go of it, whatever way the process ends.
 #[derive(Debug)]
 pub(crate) struct TargetLock {
@@ -256,6 +313,7 @@ mod tests {
             error: None,
             stats: TaskStats::default(),
             last_success: None,
+            pending: Pending::default(),
         }
     }
 

@@ -5,6 +5,7 @@ mod convert;
 mod ini;
 mod resolve;
 mod settings;
+mod sources;
 mod task;
 mod value;
 

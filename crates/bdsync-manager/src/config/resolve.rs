@@ -7,8 +7,11 @@ use std::time::Duration;
 use bdsync_proto::limits::MAX_BLOCK_SIZE;
 
 use super::settings::Settings;
-use super::task::{Compare, Hooks, LvmSnapshot, Remote, SnapshotKind, Ssh, Task, Way};
-use super::value::{AgentChoice, AgentMode, Count, Digest, HostKeys, Io, Port, Rate, Size, Sizes, Span, VerifyMode};
+use super::sources::{self, Names};
+use super::task::{Compare, Hooks, LvmSnapshot, Remote, SnapshotKind, Ssh, TargetVolume, Task, Way};
+use super::value::{
+    AgentChoice, AgentMode, Count, Digest, HostKeys, Io, LvmSize, Port, Rate, Size, Sizes, Span, VerifyMode,
+};
 use super::{File, Format, Named, Problem, args};
 
 const DEFAULT_RETRIES: u32 = 3;
@@ -81,10 +84,16 @@ impl Resolver<'_> {
         let compare = self.compare();
         let patch_folder = self.patch_folder();
         let snapshot = self.snapshot();
+        let volume = self.target_volume();
+        let mut compare = compare;
+        if volume.is_some() {
+            // The volume is made as large as it has to be; what is behind that is nobody's.
+            compare.size_policy = bdsync_engine::SizePolicy::MinSize;
+        }
         let targets = self.paths(remote.is_some(), pull);
         let legacy = self.file.format == Format::Ini;
         let mut tasks = Vec::new();
-        for (name, source, target) in targets {
+        for Names { name, source, target, problem } in targets {
             let settings = &self.settings;
             tasks.push(Task {
                 name,
@@ -102,8 +111,14 @@ impl Resolver<'_> {
                     before: settings.hook_before.clone(),
                     after: settings.hook_after.clone(),
                     error: settings.hook_error.clone(),
+                    snapshot_before: settings.hook_snapshot_before.clone(),
+                    snapshot_after: settings.hook_snapshot_after.clone(),
                 },
                 snapshot: snapshot.clone(),
+                consistency_group: settings.consistency_group.clone(),
+                hold_writes: settings.fsfreeze.unwrap_or(false),
+                volume: volume.clone(),
+                problem,
             });
         }
         // The original looks for paths when it reads the file, and so do its users.
@@ -306,120 +321,215 @@ impl Resolver<'_> {
         let settings = &self.settings;
         let is_lvm = settings.lvm_snapshot_enabled.unwrap_or(false);
         let is_pull = settings.source_remote.is_some();
-        match settings.snapshot.as_ref().map(|choice| choice.0) {
-            Some(Some(true)) if is_lvm => {
+        let kind = match (settings.snapshot.as_ref().map(|choice| choice.0), is_lvm) {
+            (Some(Some(true)), true) => {
                 self.problem("snapshot", "there is lvm_snapshot_enabled, too; only one of the two can be");
                 return None;
             }
-            Some(Some(true)) if !is_pull => return Some(SnapshotKind::Reflink),
-            Some(None) | None if !is_lvm => return None,
-            Some(None) => return None,
-            _ => {}
-        }
-        if is_pull {
+            (Some(Some(true)), false) => Some(SnapshotKind::Reflink),
+            (Some(None), _) | (None, false) => None,
+            (Some(Some(false)) | None, _) => Some(SnapshotKind::Lvm(self.lvm_snapshot())),
+        };
+        if is_pull && kind.is_some() {
             self.problem("snapshot", "snapshots are taken of sources of this machine only");
             return None;
         }
-        let (size, name) = (settings.lvm_snapshot_size.clone(), settings.lvm_snapshot_name.clone());
+        for (key, is_given) in [
+            ("consistency_group", self.settings.consistency_group.is_some()),
+            ("fsfreeze", self.settings.fsfreeze == Some(true)),
+            ("hook_snapshot_before", self.settings.hook_snapshot_before.is_some()),
+            ("hook_snapshot_after", self.settings.hook_snapshot_after.is_some()),
+        ] {
+            // What the defaults say is for those tasks that have one.
+            if is_given && kind.is_none() && self.named.settings.given().contains(&key) {
+                self.problem(key, "there is no snapshot to take; set snapshot = \"lvm\" or \"reflink\", too");
+            }
+        }
+        if self.named.settings.fsfreeze == Some(true) && kind == Some(SnapshotKind::Reflink) {
+            self.problem("fsfreeze", "a file on a frozen file system cannot be cloned; it is for snapshot = \"lvm\"");
+        }
+        kind
+    }
+
+    fn lvm_snapshot(&mut self) -> LvmSnapshot {
+        let size = self.settings.lvm_snapshot_size.clone().map(|LvmSize(size)| size);
         // The original wants it always; thin volumes need none.
         if size.is_none() && self.file.format == Format::Ini {
             self.problem("lvm_snapshot_size", "is missing, such as 5G");
         }
-        let program = self.settings.lvm_program_path.as_deref().map(expand);
-        Some(SnapshotKind::Lvm(LvmSnapshot {
+        let settings = &self.settings;
+        // One of a name can be in a group at a time.
+        let has_company = settings.source_vg.is_some() || settings.consistency_group.is_some();
+        let usual = if has_company { "bdsync-snapshot-{lv}" } else { "bdsync-snapshot" };
+        let name = settings.lvm_snapshot_name.clone().unwrap_or_else(|| usual.into());
+        if !bdsync_target::lvm::is_name(&name.replace("{lv}", "x")) && self.file.format == Format::Toml {
+            self.problem("lvm_snapshot_name", "expected letters, digits and + _ . - (and {lv} for the volume's name)");
+        }
+        LvmSnapshot {
             size,
-            name: name.unwrap_or_else(|| "bdsync-snapshot".into()),
-            program: program.unwrap_or_else(|| "/sbin/lvm".into()),
-        }))
+            autoextend: self.settings.lvm_snapshot_autoextend.clone().map(|LvmSize(size)| size),
+            name,
+            program: self.lvm_program(),
+        }
+    }
+
+    fn lvm_program(&self) -> PathBuf {
+        self.settings.lvm_program_path.as_deref().map_or_else(|| "/sbin/lvm".into(), expand)
+    }
+
+    fn target_volume(&mut self) -> Option<TargetVolume> {
+        let Some(group) = self.settings.target_vg.clone() else {
+            for key in ["target_thin_pool", "target_shrink", "target_snapshots", "target_snapshot_size"] {
+                if self.named.settings.given().contains(&key) {
+                    self.problem(key, "is for targets that are logical volumes; set target_vg, too");
+                }
+            }
+            return None;
+        };
+        if self.named.settings.size_policy.is_some() {
+            self.problem("size_policy", "a logical volume is made as large as the source (target_vg); leave it out");
+        }
+        for (key, name) in [("target_vg", Some(&group)), ("target_thin_pool", self.settings.target_thin_pool.as_ref())]
+        {
+            if name.is_some_and(|name| !bdsync_target::lvm::is_name(name)) {
+                let text = "expected the name of a volume group: letters, digits and + _ . -";
+                self.problems.push(self.named.problem("task", key, text));
+            }
+        }
+        let settings = &self.settings;
+        Some(TargetVolume {
+            group,
+            pool: settings.target_thin_pool.clone(),
+            shrink: settings.target_shrink.unwrap_or(false),
+            snapshots: settings.target_snapshots.as_ref().map_or(0, |Count(count)| *count),
+            snapshot_size: settings.target_snapshot_size.clone().map(|LvmSize(size)| size),
+            program: self.lvm_program(),
+        })
     }
 
     /// Names, sources and targets: one of each, or those that a template makes.
-    fn paths(&mut self, is_remote: bool, pull: bool) -> Vec<(String, PathBuf, PathBuf)> {
-        let name = self.named.name.clone();
-        let Some(target) = self.settings.target_path.clone() else {
-            self.problem("target_path", "is missing: the copy to be brought up to date");
-            return Vec::new();
-        };
+    fn paths(&mut self, is_remote: bool, pull: bool) -> Vec<Names> {
         let (far_source, far_target) = (is_remote && pull, is_remote && !pull);
-        let target = self.place(&target, far_target);
-        self.check_place("target_path", &target, far_target);
-        for source in self
-            .settings
-            .source_path
-            .iter()
-            .cloned()
-            .chain(self.settings.source_paths.iter().flatten().map(PathBuf::from).collect::<Vec<_>>())
-            .collect::<Vec<_>>()
-        {
-            let key = if self.settings.source_path.is_some() { "source_path" } else { "source_paths" };
-            let source = self.place(&source, far_source);
-            self.check_place(key, &source, far_source);
-            if far_source && is_pattern(&source) {
-                self.problem(key, "patterns only find sources of this machine; list them in source_paths");
+        let settings = self.settings.clone();
+        let given = [settings.source_path.is_some(), settings.source_paths.is_some(), settings.source_vg.is_some()];
+        if given.iter().filter(|given| **given).count() > 1 {
+            let key = if settings.source_vg.is_some() { "source_vg" } else { "source_paths" };
+            self.problem(key, "only one of source_path, source_paths and source_vg may be given");
+            return Vec::new();
+        }
+        let Some(target) = self.target(far_target) else { return Vec::new() };
+        if let Some(group) = &settings.source_vg {
+            return self.volumes(group, &target, far_source);
+        }
+        for key in ["source_vg_include", "source_vg_exclude"] {
+            if self.named.settings.given().contains(&key) {
+                self.problem(key, "is for source_vg, which is not given");
             }
         }
-        let patterns = match (&self.settings.source_path, &self.settings.source_paths) {
-            (Some(source), None) => {
-                if self.file.format == Format::Ini || !is_pattern(source) {
-                    return vec![(name, self.place(source, far_source), target)];
+        let patterns = match (&settings.source_path, &settings.source_paths) {
+            (Some(source), _) => {
+                let source = self.source(source, far_source, "source_path");
+                if self.file.format == Format::Ini || !sources::is_pattern(&source) {
+                    let target = match self.file.format {
+                        Format::Ini => target,
+                        Format::Toml => target.replace("{name}", &sources::base(&source)),
+                    };
+                    return vec![Names::new(self.named.name.clone(), source, target.into())];
                 }
-                vec![source.clone()]
+                vec![source]
             }
-            (None, Some(sources)) => sources.iter().map(PathBuf::from).collect(),
-            (Some(_), Some(_)) => {
-                self.problem("source_paths", "there is a source_path, too; only one of them may be given");
-                return Vec::new();
+            (None, Some(sources)) => {
+                sources.iter().map(|source| self.source(Path::new(source), far_source, "source_paths")).collect()
             }
             (None, None) => {
                 self.problem("source_path", "is missing: the device or file to be copied");
                 return Vec::new();
             }
         };
-        let text = target.to_string_lossy().into_owned();
-        if !text.contains("{name}") {
+        if !target.contains("{name}") {
             self.problem("target_path", "several sources need {name} in the target's path, such as /backup/{name}");
             return Vec::new();
         }
-        let mut sources: Vec<PathBuf> = Vec::new();
-        for pattern in patterns {
-            for source in self.sources(&self.place(&pattern, far_source)) {
-                if !sources.contains(&source) {
-                    sources.push(source);
+        let key = if settings.source_paths.is_some() { "source_paths" } else { "source_path" };
+        let (found, problems) = sources::of_patterns(&self.named.name, &patterns, &target);
+        problems.into_iter().for_each(|text| self.problem(key, text));
+        found
+    }
+
+    /// A source's path as it is meant.
+    fn source(&mut self, path: &Path, is_far: bool, key: &str) -> PathBuf {
+        // A volume may be called as LVM calls it.
+        let is_lvm = matches!(&self.settings.snapshot, Some(choice) if choice.0 == Some(false))
+            || self.settings.lvm_snapshot_enabled == Some(true);
+        if is_lvm && !is_far && self.file.format == Format::Toml {
+            let names: Vec<_> = path.to_str().unwrap_or_default().split('/').collect();
+            if names.len() == 2 && names.iter().all(|name| bdsync_target::lvm::is_name(name)) {
+                return Path::new("/dev").join(path);
+            }
+        }
+        let path = self.place(path, is_far);
+        self.check_place(key, &path, is_far);
+        if is_far && sources::is_pattern(&path) {
+            self.problem(key, "patterns only find sources of this machine; list them in source_paths");
+        }
+        path
+    }
+
+    /// The target's path, with `{name}` where there is a template.
+    fn target(&mut self, is_far: bool) -> Option<String> {
+        let group = self.settings.target_vg.clone();
+        let given = self.settings.target_path.clone();
+        let target = match (given, group) {
+            (None, None) => {
+                self.problem("target_path", "is missing: the copy to be brought up to date");
+                return None;
+            }
+            (None, Some(group)) => Path::new("/dev").join(group).join("{name}"),
+            (Some(target), Some(group)) if target.components().count() == 1 && target.is_relative() => {
+                Path::new("/dev").join(group).join(target)
+            }
+            (Some(target), _) => target,
+        };
+        let target = self.place(&target, is_far);
+        self.check_place("target_path", &target, is_far);
+        let text = target.to_string_lossy().into_owned();
+        let text = if self.file.format == Format::Ini { text } else { text.replace("{lv}", "{name}") };
+        if let Some(group) = &self.settings.target_vg {
+            let example = text.replace("{name}", "x");
+            if let Err(error) = bdsync_target::volume::VolumeName::new(Path::new(&example), group) {
+                self.problem("target_path", format!("with target_vg: {error}"));
+            }
+        }
+        Some(text)
+    }
+
+    /// A task for each volume of a group.
+    fn volumes(&mut self, group: &str, target: &str, far_source: bool) -> Vec<Names> {
+        if far_source {
+            self.problem("source_vg", "a volume group of another machine cannot be listed; use source_paths");
+            return Vec::new();
+        }
+        if !target.contains("{name}") {
+            self.problem("target_path", "several sources need {lv} in the target's path, such as /backup/{lv}.img");
+            return Vec::new();
+        }
+        let mut patterns = [Vec::new(), Vec::new()];
+        let given = [
+            ("source_vg_include", &self.settings.source_vg_include),
+            ("source_vg_exclude", &self.settings.source_vg_exclude),
+        ];
+        let mut problems = Vec::new();
+        for ((key, texts), patterns) in given.into_iter().zip(&mut patterns) {
+            for text in texts.iter().flatten() {
+                match glob::Pattern::new(text) {
+                    Ok(pattern) => patterns.push(pattern),
+                    Err(error) => problems.push((key, format!("{text} is no pattern: {error}"))),
                 }
             }
         }
-        let mut tasks: Vec<(String, PathBuf, PathBuf)> = Vec::new();
-        for source in sources {
-            let Some(base) = source.file_name().map(|base| base.to_string_lossy().into_owned()) else { continue };
-            let task = format!("{name}/{base}");
-            if let Some((_, other, _)) = tasks.iter().find(|(known, ..)| *known == task) {
-                let text =
-                    format!("{} and {} have the same name and so the same target", other.display(), source.display());
-                self.problem("source_paths", text);
-                continue;
-            }
-            tasks.push((task, source, PathBuf::from(text.replace("{name}", &base))));
-        }
-        tasks
-    }
-
-    fn sources(&mut self, pattern: &Path) -> Vec<PathBuf> {
-        let text = pattern.to_string_lossy();
-        if !is_pattern(pattern) {
-            return vec![pattern.to_path_buf()];
-        }
-        let key = if self.settings.source_paths.is_some() { "source_paths" } else { "source_path" };
-        match glob::glob(&text) {
-            Ok(found) => {
-                let found: Vec<_> = found.filter_map(Result::ok).filter(|path| !path.is_dir()).collect();
-                // What is missing today is the task's failure, and not that of all others.
-                if found.is_empty() { vec![pattern.to_path_buf()] } else { found }
-            }
-            Err(error) => {
-                self.problem(key, format!("{text} is no pattern: {error}"));
-                Vec::new()
-            }
-        }
+        problems.into_iter().for_each(|(key, text)| self.problem(key, text));
+        let [include, exclude] = patterns;
+        sources::of_group(&self.named.name, group, &sources::Choice { include, exclude }, target, &self.lvm_program())
     }
 
     fn paths_are_there(&mut self, task: &Task) {
@@ -456,10 +566,6 @@ fn command_label(words: &[String]) -> String {
         [_, last] => format!("{first} {last}"),
         [_, .., last] => format!("{first} ... {last}"),
     }
-}
-
-fn is_pattern(path: &Path) -> bool {
-    path.to_string_lossy().contains(['*', '?', '['])
 }
 
 /// Puts the user's home folder in place of a leading `~`.

@@ -7,7 +7,8 @@ use toml::Spanned;
 use toml::de::{DeValue, ValueDeserializer};
 
 use super::value::{
-    AgentChoice, Count, Digest, HostKeys, IniValue, Io, Port, Rate, Size, Sizes, SnapshotChoice, Span, VerifyMode,
+    AgentChoice, Count, Digest, HostKeys, IniValue, Io, LvmSize, Port, Rate, Size, Sizes, SnapshotChoice, Span,
+    VerifyMode,
 };
 
 /// Why a setting was not taken.
@@ -76,8 +77,24 @@ settings! {
     source_path: PathBuf,
     /// Several of them, or patterns: a task for each.
     source_paths: Vec<String>,
+    /// A volume group all of whose volumes are copied, each by a task.
+    source_vg: String,
+    /// Patterns of names: only these volumes of it.
+    source_vg_include: Vec<String>,
+    /// Patterns of names: not these.
+    source_vg_exclude: Vec<String>,
     /// The copy; `{name}` in a template.
     target_path: PathBuf,
+    /// The volume group of a target that is a logical volume.
+    target_vg: String,
+    /// The thin pool that such a target is made in.
+    target_thin_pool: String,
+    /// Make such a target smaller when the source has become so.
+    target_shrink: bool,
+    /// How many snapshots of such a target are kept, each from before a run.
+    target_snapshots: Count,
+    /// The size of such a snapshot.
+    target_snapshot_size: LvmSize,
     /// The section `[remote.NAME]` that says where the target is.
     remote: String,
     /// The section `[remote.NAME]` that says where the source is.
@@ -127,11 +144,21 @@ settings! {
     /// Compare a snapshot of the source.
     lvm_snapshot_enabled: bool,
     /// The snapshot's size.
-    lvm_snapshot_size: String,
+    lvm_snapshot_size: LvmSize,
+    /// By how much a snapshot that is nearly full is extended.
+    lvm_snapshot_autoextend: LvmSize,
     /// The snapshot's name.
     lvm_snapshot_name: String,
     /// The lvm program.
     lvm_program_path: PathBuf,
+    /// Tasks of one group have snapshots of one moment.
+    consistency_group: String,
+    /// Hold all writes while snapshots are taken.
+    fsfreeze: bool,
+    /// Runs right before snapshots are taken.
+    hook_snapshot_before: String,
+    /// Runs right after that.
+    hook_snapshot_after: String,
     /// The digest that compares blocks.
     hash: Digest,
     /// The size of blocks.
@@ -202,7 +229,8 @@ pub(crate) const REMOTE_KEYS: &[&str] = &[
 ];
 
 /// What may not stand in `[defaults]` of a TOML file.
-pub(crate) const TASK_ONLY_KEYS: &[&str] = &["source_path", "source_paths", "target_path"];
+pub(crate) const TASK_ONLY_KEYS: &[&str] =
+    &["source_path", "source_paths", "source_vg", "source_vg_include", "source_vg_exclude", "target_path"];
 
 /// The known name that is most like this one, if one is like it at all.
 pub(crate) fn similar(key: &str, known: &[&'static str]) -> Option<&'static str> {

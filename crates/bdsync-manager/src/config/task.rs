@@ -8,6 +8,7 @@ use bdsync_device::ReadStrategy;
 use bdsync_engine::diff::NamedDigest;
 use bdsync_engine::{ScanOptions, SizePolicy};
 use bdsync_hash::Algorithm;
+use bdsync_target::volume::{Rollback, VolumeWish};
 
 use super::value::{AgentMode, Verify};
 
@@ -31,6 +32,14 @@ pub(crate) struct Task {
     pub(crate) verify: Verify,
     pub(crate) hooks: Hooks,
     pub(crate) snapshot: Option<SnapshotKind>,
+    /// Tasks with the same name here have snapshots of one moment.
+    pub(crate) consistency_group: Option<String>,
+    /// Whether writes are held while snapshots are taken.
+    pub(crate) hold_writes: bool,
+    /// What a target that is a logical volume shall be.
+    pub(crate) volume: Option<TargetVolume>,
+    /// Why there is nothing to be done, where that is this task's fault and not the file's.
+    pub(crate) problem: Option<String>,
 }
 
 /// Another machine.
@@ -121,9 +130,39 @@ impl Compare {
     }
 }
 
-/// Commands around a task.
+/// A target that is a logical volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TargetVolume {
+    pub(crate) group: String,
+    /// The thin pool that it is made in.
+    pub(crate) pool: Option<String>,
+    pub(crate) shrink: bool,
+    /// How many snapshots of it are kept, each from before a run.
+    pub(crate) snapshots: u32,
+    /// As LVM writes it; thin volumes need none.
+    pub(crate) snapshot_size: Option<String>,
+    /// The lvm program, if the target is on this machine.
+    pub(crate) program: PathBuf,
+}
+
+impl TargetVolume {
+    /// What it shall be for a source of so many bytes.
+    pub(crate) fn wish(&self, task: &Task, bytes: u64) -> VolumeWish {
+        VolumeWish { bytes, create: task.create_target, shrink: self.shrink, pool: self.pool.clone() }
+    }
+
+    /// How it is kept as it was before a run.
+    pub(crate) fn rollback(&self, task: &Task) -> Option<Rollback> {
+        let (task, size) = (task.name.clone(), self.snapshot_size.clone());
+        (self.snapshots > 0).then_some(Rollback { keep: self.snapshots, task, size })
+    }
+}
+
+/// Commands around a task, and around the moment in which its snapshot is taken.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Hooks {
+    pub(crate) snapshot_before: Option<String>,
+    pub(crate) snapshot_after: Option<String>,
     pub(crate) before: Option<String>,
     pub(crate) after: Option<String>,
     pub(crate) error: Option<String>,
@@ -143,6 +182,9 @@ pub(crate) enum SnapshotKind {
 pub(crate) struct LvmSnapshot {
     /// As LVM writes it; thin volumes need none.
     pub(crate) size: Option<String>,
+    /// By how much it grows when it is nearly full.
+    pub(crate) autoextend: Option<String>,
+    /// `{lv}` in it is the volume's name.
     pub(crate) name: String,
     pub(crate) program: PathBuf,
 }

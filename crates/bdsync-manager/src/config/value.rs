@@ -65,6 +65,11 @@ scalar! {
     };
     /// A size in bytes.
     Size(u64) = |text| bytes(text, "64k");
+    /// A size in the words of LVM, or a part of something.
+    LvmSize(String) = |text| match bdsync_target::lvm::is_size(text) {
+        true => Ok(text.to_string()),
+        false => Err(format!("expected a size as LVM writes it, such as 5G or 10%ORIGIN, not {text}")),
+    };
     /// A span of time.
     Span(Duration) = span;
     /// A digest by name.

@@ -1,0 +1,269 @@
+//! Snapshots of logical volumes, classic and thin.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bdsync_device::plain;
+use bdsync_target::lvm::{Lvm, Volume, size_in_bytes, size_words, tag, task_tag, volume_of};
+
+use super::watch::Watch;
+use super::{Snapshot, TAG};
+use crate::config::{LvmSnapshot, Task};
+use crate::failure::Failure;
+use crate::report::binary;
+use crate::run::Control;
+use crate::state::NameLock;
+
+/// From which percentage on a thin pool is told of.
+const POOL_WARNING: f64 = 90.0;
+
+/// How often a removal is tried: something (udev) may have a look at a volume for a moment.
+const REMOVALS: u32 = 20;
+const BETWEEN_REMOVALS: Duration = Duration::from_millis(100);
+
+/// What the snapshots that are taken in one go share.
+pub(super) struct Surroundings<'a> {
+    pub(super) lvm: Lvm,
+    pub(super) volumes: Vec<Volume>,
+    pub(super) control: &'a Control,
+    /// What is spoken for already, of each group.
+    pub(super) spent_bytes: HashMap<String, u64>,
+    /// The snapshots that are planned.
+    pub(super) names: Vec<String>,
+}
+
+/// A snapshot that can be made.
+pub(super) struct Plan {
+    lvm: Lvm,
+    origin: Volume,
+    /// `VG/LV`.
+    name: String,
+    words: Vec<String>,
+    settings: LvmSnapshot,
+    lock: NameLock,
+}
+
+impl Plan {
+    /// Looks whether a snapshot can be made. What an earlier run left is removed.
+    pub(super) fn make(task: &Task, settings: &LvmSnapshot, around: &mut Surroundings<'_>) -> Result<Self, Failure> {
+        let lvm = around.lvm.clone();
+        let source = task.source.display();
+        fs::metadata(&task.source)
+            .map_err(|error| Failure::new(format!("cannot look at the source {source}: {}", plain(&error))))?;
+        let Some(origin) = volume_of(&around.volumes, &task.source).cloned() else {
+            return Err(Failure::new(format!(
+                "the source {source} is no active logical volume (lvm_snapshot_enabled, or snapshot = \"lvm\")"
+            )));
+        };
+        let snapshot = settings.name.replace("{lv}", &origin.name);
+        let name = format!("{}/{snapshot}", origin.group);
+        if around.names.contains(&name) {
+            return Err(Failure::new(format!(
+                "two snapshots that are taken in one go cannot both be called {name} (lvm_snapshot_name; {{lv}} in it is the volume's name)"
+            )));
+        }
+        around.names.push(name.clone());
+        let (lock, has_waited) = around.control.state.lock_name(&name, &around.control.cancellation)?;
+        if has_waited {
+            around.volumes = lvm.volumes()?;
+        }
+        let leftover = around.volumes.iter().find(|known| known.group == origin.group && known.name == snapshot);
+        let mut free = origin.free_bytes;
+        if let Some(leftover) = leftover {
+            remove_leftover(&lvm, leftover, &origin, task)?;
+            if leftover.is_classic_snapshot() {
+                free += leftover.bytes;
+            }
+        }
+        let spent = around.spent_bytes.entry(origin.group.clone()).or_default();
+        let mut words: Vec<String> =
+            ["lvcreate", "--snapshot", "--permission", "r", "--name", &snapshot, "--addtag", TAG]
+                .map(Into::into)
+                .into();
+        let run = tag(&format!("bdsync-manager.run.{}.{}", std::process::id(), jiff::Timestamp::now().as_second()));
+        words.extend(["--addtag".into(), task_tag(&task.name), "--addtag".into(), run]);
+        if origin.pool.is_empty() {
+            let Some(size) = &settings.size else {
+                return Err(Failure::new(format!(
+                    "lvm_snapshot_size is missing, such as 5G or 10%ORIGIN: {} is no thin volume",
+                    origin.full_name()
+                )));
+            };
+            if let Some(wanted) = size_in_bytes(size, origin.bytes) {
+                let left = free.saturating_sub(*spent);
+                if wanted > left {
+                    return Err(Failure::new(format!(
+                        "the volume group {} has {left} bytes free, and the snapshot of {} needs {wanted} (lvm_snapshot_size {size})",
+                        origin.group, origin.name
+                    )));
+                }
+                *spent += wanted;
+            }
+            words.extend(size_words(size).map(String::from));
+        } else {
+            let pool = around.volumes.iter().find(|known| known.group == origin.group && known.name == origin.pool);
+            check_pool(pool, task)?;
+            // Activated now, in place of at the next time somebody asks for it.
+            words.extend(["--setactivationskip", "n"].map(String::from));
+        }
+        words.extend(["--".into(), origin.full_name()]);
+        Ok(Self { lvm, origin, name, words, settings: settings.clone(), lock })
+    }
+
+    /// The number of the origin's device.
+    pub(super) fn origin_number(&self) -> Option<(u32, u32)> {
+        self.origin.number()
+    }
+
+    /// The origin, as LVM calls it.
+    pub(super) fn origin_name(&self) -> String {
+        self.origin.full_name()
+    }
+
+    /// Makes it.
+    pub(super) fn create(self) -> Result<VolumeSnapshot, Failure> {
+        tracing::debug!("lvm {}", self.words.join(" "));
+        self.lvm.run(&self.words.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let path = Path::new("/dev").join(&self.name);
+        let snapshot = VolumeSnapshot {
+            lvm: self.lvm,
+            origin: self.origin,
+            name: self.name,
+            settings: self.settings,
+            path,
+            watch: None,
+            is_removed: false,
+            _lock: self.lock,
+        };
+        // What is no device would be read as a file, and found empty.
+        match fs::metadata(&snapshot.path).is_ok_and(|metadata| metadata.file_type().is_block_device()) {
+            true => Ok(snapshot),
+            false => Err(Failure::new(format!("there is no device {} for the new snapshot", snapshot.path.display()))),
+        }
+    }
+}
+
+/// Removes what a run that was killed left; anything else of that name is left alone.
+fn remove_leftover(lvm: &Lvm, leftover: &Volume, origin: &Volume, task: &Task) -> Result<(), Failure> {
+    let name = leftover.full_name();
+    if !leftover.has_tag(TAG) || leftover.origin != origin.name {
+        return Err(Failure::new(format!(
+            "there is a volume {name} already, and it is no snapshot of {} made by bdsync-manager; it was left alone (setting lvm_snapshot_name)",
+            origin.name
+        )));
+    }
+    if leftover.is_open {
+        return Err(Failure::new(format!(
+            "the snapshot {name} that an earlier run left is in use by another program; it was left alone (setting lvm_snapshot_name)"
+        )));
+    }
+    tracing::warn!(task = task.name, "Removing the snapshot {name} that an earlier run left");
+    lvm.run(&["lvremove", "--yes", "--", &name])?;
+    Ok(())
+}
+
+/// Refuses a full thin pool, and tells of one that is nearly full.
+fn check_pool(pool: Option<&Volume>, task: &Task) -> Result<(), Failure> {
+    let Some(pool) = pool else { return Ok(()) };
+    let name = pool.full_name();
+    for (what, percent) in [("data", pool.used_percent), ("metadata", pool.metadata_percent)] {
+        match percent {
+            Some(percent) if percent >= 100.0 => {
+                return Err(Failure::new(format!(
+                    "the thin pool {name} is full (its {what}); extend it with lvextend"
+                )));
+            }
+            Some(percent) if percent >= POOL_WARNING => {
+                tracing::warn!(task = task.name, "The thin pool {name} is nearly full: {percent} % of its {what}");
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// A snapshot of a logical volume.
+pub(super) struct VolumeSnapshot {
+    lvm: Lvm,
+    origin: Volume,
+    /// `VG/LV`.
+    name: String,
+    settings: LvmSnapshot,
+    path: PathBuf,
+    watch: Option<Watch>,
+    is_removed: bool,
+    /// Nobody else takes one of this name meanwhile.
+    _lock: NameLock,
+}
+
+impl Snapshot for VolumeSnapshot {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn name(&self) -> Option<String> {
+        Some(self.name.clone())
+    }
+
+    fn watch(&mut self, task: &Task) {
+        let pool = (!self.origin.pool.is_empty()).then(|| format!("{}/{}", self.origin.group, self.origin.pool));
+        let autoextend = self.settings.autoextend.clone();
+        self.watch = Watch::start(self.lvm.clone(), self.name.clone(), pool, autoextend, task.name.clone());
+    }
+
+    fn diagnose(&self, done: f64) -> Option<String> {
+        let volume = self.lvm.volume(&self.name).ok().filter(Volume::has_overflowed)?;
+        let pace = match (0.01..1.0).contains(&done) {
+            true => {
+                let needed = (volume.bytes as f64 / done) as u64;
+                let percent = (done * 100.0) as u64;
+                format!(
+                    "after {percent} % of the comparison. At that pace {} would have been needed",
+                    binary(needed.min(self.origin.bytes))
+                )
+            }
+            false => "before the comparison had come far".into(),
+        };
+        Some(format!(
+            "the snapshot {} has overflowed: its {} were full {pace}; {} can never overflow (lvm_snapshot_size, or lvm_snapshot_autoextend)",
+            self.name,
+            binary(volume.bytes),
+            // What keeps account of the blocks takes less than a hundredth.
+            binary(self.origin.bytes + self.origin.bytes / 100 + (4 << 20))
+        ))
+    }
+
+    fn remove(&mut self) -> Result<(), Failure> {
+        self.watch = None;
+        if self.is_removed {
+            return Ok(());
+        }
+        // Ours, or nobody's: by its tag and origin as well as by its name.
+        let (group, volume) = self.name.split_once('/').unwrap_or_default();
+        let origin = &self.origin.name;
+        let select = format!("vg_name={group} && lv_name={volume} && lv_tags={TAG} && origin={origin}");
+        let mut result = Ok(());
+        for attempt in 0..REMOVALS {
+            if attempt > 0 {
+                std::thread::sleep(BETWEEN_REMOVALS);
+            }
+            result = self.lvm.run(&["lvremove", "--yes", "--select", &select]).map(drop);
+            if result.is_ok() {
+                self.is_removed = true;
+                break;
+            }
+        }
+        Ok(result?)
+    }
+}
+
+impl Drop for VolumeSnapshot {
+    fn drop(&mut self) {
+        if let Err(failure) = self.remove() {
+            tracing::error!("The snapshot {} is left behind; the next run removes it: {failure}", self.name);
+        }
+    }
+}
