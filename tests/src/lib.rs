@@ -28,6 +28,7 @@ mod requirement;
 mod rng;
 mod site;
 mod sshd;
+mod vm;
 mod workdir;
 
 pub mod case;
@@ -46,4 +47,5 @@ pub use crate::requirement::{in_ci, is_root, not_run, not_run_even_in_ci, progra
 pub use crate::rng::Rng;
 pub use crate::site::Site;
 pub use crate::sshd::Sshd;
+pub use crate::vm::{Ended, Running, Vm};
 pub use crate::workdir::WorkDir;
