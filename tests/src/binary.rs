@@ -34,6 +34,27 @@ pub fn manager() -> String {
     PROGRAM.get_or_init(|| find("bdsync-manager", "BDSYNC_MANAGER_BIN")).clone().unwrap_or_else(|why| panic!("{why}"))
 }
 
+/// A `bdsync-agent` that needs no libraries, as releases have it; built from the workspace.
+///
+/// # Panics
+///
+/// When the build fails.
+pub fn static_agent() -> String {
+    let target = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/static");
+    let built = escargot::CargoBuild::new()
+        .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
+        .package("bdsync-agent")
+        .bin("bdsync-agent")
+        .current_release()
+        .target_dir(target)
+        // With a target of its own, so that the flags are not for what runs while building.
+        .target("x86_64-unknown-linux-gnu")
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .run();
+    let built = built.unwrap_or_else(|error| panic!("no static bdsync-agent can be built: {error}"));
+    built.path().to_str().expect("its path is UTF-8").to_owned()
+}
+
 fn find(name: &str, variable: &str) -> Result<String, String> {
     let path = match std::env::var_os(variable) {
         Some(path) => {

@@ -10,6 +10,7 @@
 //! | `BDSYNC_AGENT_BIN` | the `bdsync-agent` under test; likewise |
 //! | `BDSYNC_MANAGER_BIN` | the `bdsync-manager` under test; likewise |
 //! | `KILLS` | how often the manager is killed in each of its kill tests |
+//! | `POWER_CUTS` | how often the power of a machine with LVM is cut |
 //! | `STOCK_BDSYNC` | a stock `bdsync` to test against |
 //! | `STOCK_BDSYNC_TESTS` | the folder of stock's source tree, for its shell tests |
 //! | `RANDOM_CASES` | how many random cases to run |
@@ -38,7 +39,7 @@ pub mod recording;
 pub mod wire;
 
 pub use crate::agent_client::{AgentClient, compare_request};
-pub use crate::binary::{agent, bdsync, manager, stock};
+pub use crate::binary::{agent, bdsync, manager, static_agent, stock};
 pub use crate::image::{Operation, Recipe, sha256_hex};
 pub use crate::original::original_manager;
 pub use crate::process::{Outcome, Run, Stdin, Stdout};

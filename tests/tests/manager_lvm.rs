@@ -1,7 +1,7 @@
 //! Snapshots and targets that are logical volumes, on real LVM in a virtual machine.
 #![allow(clippy::unwrap_used)]
 
-use bdsync_tests::{Run, Vm, not_run};
+use bdsync_tests::{Rng, Run, Site, Vm, manager, not_run, static_agent};
 
 /// A machine with disks of these sizes in MiB; `None`, and said so, where there can be none.
 fn vm(test: &str, disks: &[u64]) -> Option<Vm> {
@@ -334,7 +334,7 @@ fn targets_are_made_extended_and_kept_as_they_were() {
         "{TARGETS}{}",
         r#"
 groups; pool vg1 pool 32
-REMOTE= SOURCE=/dev/vg0/data
+REMOTE= PLACE= SOURCE=/dev/vg0/data
 volume vg0 data 14
 all_about_targets
 "#
@@ -342,12 +342,11 @@ all_about_targets
     .is_good();
 }
 
-/// What holds for targets that are volumes, at whichever machine; REMOTE is what a task says
-/// of that, and `at` runs a command there.
+/// What holds for targets that are volumes, at whichever machine; REMOTE and PLACE are what a
+/// configuration says of that.
 const TARGETS: &str = r#"
-at() { "$@"; }
 task() {
-    config $REMOTE '[task.t]' "source_path = \"$SOURCE\"" 'target_patch_dir = "/patches"' 'target_vg = "vg1"' "$@"
+    config $REMOTE '[task.t]' $PLACE "source_path = \"$SOURCE\"" 'target_patch_dir = "/patches"' 'target_vg = "vg1"' "$@"
 }
 size() { blockdev --getsize64 "$1"; }
 begins_same() { cmp -n "$(size "$1")" "$1" "$2" || fail "$1 is not the beginning of $2"; }
@@ -467,4 +466,172 @@ nothing_left; cmp -n $((32 << 20)) /dev/vg0/data /dev/mapper/target || fail "not
 "#,
     )
     .is_good();
+}
+
+/// Keys for a machine's sshd, and files with which it starts.
+fn with_sshd(vm: Vm) -> Vm {
+    for key in ["host", "user"] {
+        let path = vm.dir.path_text(key);
+        Run::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", path.as_str()]).run().exits(0);
+    }
+    let config = "HostKey /etc/host\nAuthorizedKeysFile /etc/authorized\nPidFile none\nPermitRootLogin yes\nStrictModes no\nUsePAM no\nSetEnv DM_DISABLE_UDEV=1 PATH=/usr/sbin:/usr/bin:/sbin:/bin\n";
+    vm.dir.write("config", config.as_bytes());
+    let path = |name: &str| vm.dir.path(name);
+    let (host, user, authorized, config) = (path("host"), path("user"), path("user.pub"), path("config"));
+    let known = String::from_utf8(vm.dir.read("host.pub")).unwrap();
+    let known: Vec<&str> = known.split_whitespace().take(2).collect();
+    vm.dir.write("known", format!("127.0.0.1 {}\n", known.join(" ")).as_bytes());
+    let known = vm.dir.path("known");
+    vm.file(host, "/etc/host")
+        .file(user, "/root/user")
+        .file(known, "/root/known")
+        .file(authorized, "/etc/authorized")
+        .file(config, "/etc/sshd_config")
+}
+
+#[test]
+fn targets_at_another_machine_are_made_by_its_agent() {
+    let Some(vm) = vm("targets_at_another_machine_are_made_by_its_agent", &[96, 160]) else { return };
+    with_sshd(vm)
+        .run(&format!(
+            "{TARGETS}{}",
+            r#"
+groups; pool vg1 pool 32
+mkdir -p /run/sshd; /bin/sshd -f /etc/sshd_config || fail "no sshd"
+REMOTE='[remote.far] host="127.0.0.1" user="root" identity_file="/root/user" known_hosts="/root/known" ssh_agent=false retries=0'
+PLACE='remote="far"'
+SOURCE=/dev/vg0/data
+volume vg0 data 14
+all_about_targets
+# A stock bdsync makes no volumes.
+task
+sed -i 's/retries=0/agent="stock"/' /etc/bdsync-manager.toml
+ends 3 bdsync-manager; said 'needs the agent there'
+# An agent that may only use some of them.
+change $SOURCE 11
+printf '#!/bin/sh\nexec /bin/bdsync-agent serve --restrict-to "/dev/vg1/web*" /patches\n' > /bin/confined; chmod 755 /bin/confined
+sed -i "s|^|command=\"/bin/confined\" |" /etc/authorized
+REMOTE="$REMOTE agent=\"installed\""
+cp /dev/vg1/data /before
+task
+ends 3 bdsync-manager; said 'restrict-to'
+same /before /dev/vg1/data
+task 'target_path = "website"' 'create_target_if_missing = true'
+ends 0 bdsync-manager; same $SOURCE /dev/vg1/website
+task 'target_path = "other"' 'create_target_if_missing = true'
+ends 3 bdsync-manager; said 'restrict-to'
+[ ! -e /dev/vg1/other ] || fail "it was made"
+"#
+        ))
+        .is_good();
+}
+
+#[test]
+fn a_static_agent_is_all_that_another_machine_needs() {
+    let test = "a_static_agent_is_all_that_another_machine_needs";
+    let Some(mut vm) = vm(test, &[96, 96]) else { return };
+    let port = vm.with_port();
+    let vm = with_sshd(vm);
+    let mut running = vm.start(
+        r#"
+groups
+load virtio_net
+ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0
+mkdir -p /run/sshd; /bin/sshd -f /etc/sshd_config || fail "no sshd"
+# Nothing that it could do without: no libraries, no other tools of ours.
+rm /bin/bdsync-agent /bin/bdsync /bin/bdsync-manager
+echo READY
+while [ ! -e /stop ]; do usleep 50000; done
+"#,
+    );
+    running.wait_for("READY");
+    let site = Site::new();
+    // The manager finds the agent beside it.
+    for (from, name) in [(manager(), "bdsync-manager"), (static_agent(), "bdsync-agent")] {
+        Run::new("cp").args([from.as_str(), site.dir.path_text(name).as_str()]).run().exits(0);
+    }
+    let ldd = Run::new("ldd").arg(&site.dir.path_text("bdsync-agent")).run();
+    assert!(String::from_utf8_lossy(&ldd.stdout).contains("statically linked") || ldd.code == Some(1), "{ldd}");
+    let known = String::from_utf8(vm.dir.read("known")).unwrap().replace("127.0.0.1", &format!("[127.0.0.1]:{port}"));
+    site.dir.write("known", known.as_bytes());
+    let remote = format!(
+        "[remote.far]\nhost = \"127.0.0.1\"\nport = {port}\nuser = \"root\"\nidentity_file = \"{}\"\nknown_hosts = \"{}\"\nssh_agent = false\nagent = \"deploy\"\ntarget_patch_dir = \"/patches\"\n",
+        vm.dir.path_text("user"),
+        site.dir.path_text("known")
+    );
+    let config = format!(
+        "{remote}[task.t]\nremote = \"far\"\nsource_path = \"{}\"\ntarget_vg = \"vg1\"\ncreate_target_if_missing = true\nverify = \"full\"\n[task.back]\nsource_remote = \"far\"\nsource_path = \"/dev/vg1/source.img\"\ntarget_path = \"{}\"\ntarget_patch_dir = \"{}\"\nsize_policy = \"minsize\"\n",
+        site.dir.path_text("source.img"),
+        site.dir.path_text("target.img"),
+        site.dir.path_text("patches")
+    );
+    site.dir.write("manager.toml", config.as_bytes());
+    let state = site.dir.path_text("state");
+    let program = site.dir.path_text("bdsync-manager");
+    let run = |arg: &[&str]| {
+        let common = ["--config", "manager.toml", "--state-dir", &state];
+        Run::new(&program).cwd(site.dir.folder()).args(common).args(arg.iter().copied()).run()
+    };
+    let check = run(&["check", "--task", "t"]);
+    check.exits(0);
+    assert!(check.stdout_text().contains("with bdsync-agent"), "{check}");
+    run(&["--task", "t"]).exits(0);
+    // And back.
+    run(&["--task", "back"]).exits(0);
+    assert!(site.is_synced("target.img"));
+    let port = port.to_string();
+    let stop = ["-F", "none", "-p", &port, "-i", &vm.dir.path_text("user"), "-o", "BatchMode=yes"].map(String::from);
+    let known = format!("UserKnownHostsFile={}", site.dir.path_text("known"));
+    let words = stop.iter().map(String::as_str).chain(["-o", &known, "root@127.0.0.1", "touch /stop"]);
+    Run::new("ssh").args(words).run().exits(0);
+    running.wait().is_good();
+}
+
+#[test]
+fn a_power_cut_at_any_moment_is_made_good_by_the_next_run() {
+    let test = "a_power_cut_at_any_moment_is_made_good_by_the_next_run";
+    let Some(vm) = vm(test, &[64, 96]) else { return };
+    // Patches and states outlive the machine, too.
+    vm.dir.sparse("state.img", 64 << 20);
+    Run::new("mkfs.ext4").args(["-q", vm.dir.path_text("state.img").as_str()]).run().exits(0);
+    let state = vm.dir.path("state.img");
+    let vm = vm.disk(state);
+    let common = r#"
+load ext4
+mkdir -p /keep; mount -t ext4 /dev/vdc /keep || fail "nothing is kept"
+mkdir -p /keep/patches /keep/state; ln -s /keep/patches /patches
+vgchange -qay > /dev/null 2>&1
+config '[task.t]' 'source_path = "/dev/vg0/data"' 'target_vg = "vg1"' 'create_target_if_missing = true'     'target_patch_dir = "/keep/patches"' 'snapshot = "lvm"' 'lvm_snapshot_size = "20M"' 'target_snapshots = 1' 'target_snapshot_size = "20M"'
+"#;
+    let whole = format!(
+        "{common}{}",
+        r#"
+ends 0 bdsync-manager --state-dir /keep/state
+same /dev/vg0/data /dev/vg1/data; nothing_left
+ends 0 bdsync-manager --state-dir /keep/state verify
+"#
+    );
+    vm.run(&format!("groups; rmdir /patches; volume vg0 data 16\n{whole}")).is_good();
+    let cuts = std::env::var("POWER_CUTS").map_or(3, |count| count.parse().unwrap());
+    let mut rng = Rng::from_environment(u64::from(std::process::id()));
+    for cut in 0..cuts {
+        // Everything changes, so that there is something to be cut off in.
+        let script = format!(
+            "{common}{}",
+            r#"
+dd if=/dev/urandom of=/dev/vg0/data bs=1M count=16 conv=fsync 2> /dev/null
+echo STARTED
+bdsync-manager --state-dir /keep/state --log-level debug
+echo FINISHED
+usleep 100000000
+"#
+        );
+        let mut running = vm.start(&script);
+        running.wait_for("STARTED");
+        // Where in the run that is nobody knows, which is what is wanted.
+        std::thread::sleep(std::time::Duration::from_millis(rng.below(4000)));
+        let console = running.cut();
+        let ended = vm.run(&whole);
+        assert_eq!(ended.code, Some(0), "cut {cut} after:\n{console}\nthen {ended}");
+    }
 }

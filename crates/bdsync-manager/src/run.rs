@@ -253,13 +253,18 @@ enum Given {
     Refusal(String),
 }
 
+/// Whether a task has its snapshot taken together with others.
+fn is_member(task: &Task) -> bool {
+    task.consistency_group.is_some() && task.problem.is_none() && !task.disabled
+}
+
 /// The tasks of one consistency group side by side, where the first of them stands.
 fn in_groups(tasks: Vec<Task>) -> Vec<Vec<Task>> {
     let mut groups: Vec<Vec<Task>> = Vec::new();
     for task in tasks {
         let is_in = |group: &&mut Vec<Task>| {
             let shared = group.first().and_then(|first| first.consistency_group.as_ref());
-            !task.disabled && task.consistency_group.is_some() && shared == task.consistency_group.as_ref()
+            is_member(&task) && group.iter().all(is_member) && shared == task.consistency_group.as_ref()
         };
         match groups.iter_mut().find(is_in) {
             Some(group) => group.push(task),
@@ -271,8 +276,7 @@ fn in_groups(tasks: Vec<Task>) -> Vec<Vec<Task>> {
 
 /// Takes the snapshots of a consistency group. Without all of them none is worth anything.
 async fn given_to(group: &[Task], control: &Control, options: RunOptions) -> VecDeque<Given> {
-    let has_snapshots = group.iter().all(|task| task.snapshot.is_some() && task.problem.is_none() && !task.disabled);
-    if group.first().is_none_or(|task| task.consistency_group.is_none()) || options.dry_run || !has_snapshots {
+    if options.dry_run || !group.iter().all(is_member) {
         return VecDeque::new();
     }
     let (tasks, control) = (group.to_vec(), control.clone());

@@ -115,7 +115,7 @@ impl Resolver<'_> {
                     snapshot_after: settings.hook_snapshot_after.clone(),
                 },
                 snapshot: snapshot.clone(),
-                consistency_group: settings.consistency_group.clone(),
+                consistency_group: settings.consistency_group.clone().filter(|_| snapshot.is_some()),
                 hold_writes: settings.fsfreeze.unwrap_or(false),
                 volume: volume.clone(),
                 problem,
