@@ -1,6 +1,7 @@
 //! Kernels for x86-64, one file each, and the registers that they are for.
 
 mod avx2;
+mod avx512;
 mod beside;
 mod blake2;
 mod chained;
@@ -18,6 +19,7 @@ mod sm3;
 mod words;
 
 use avx2::Avx2;
+use avx512::Avx512;
 use beside::Beside;
 use blake2::Blake2;
 use chained::InRegisters;
@@ -39,6 +41,7 @@ use crate::{Algorithm, Implementation, lanes};
 pub(crate) fn engine(implementation: Implementation, algorithm: Algorithm, salt: &[u8]) -> Option<Box<dyn Engine>> {
     match implementation {
         Implementation::Portable => None,
+        Implementation::Avx512 => Some(avx512(Avx512::detect()?, algorithm, salt)),
         Implementation::Avx2 => Some(avx2(Avx2::detect()?, algorithm, salt)),
         Implementation::ShaNi => sha_ni(ShaNi::detect()?, algorithm, salt),
     }
@@ -76,6 +79,10 @@ macro_rules! wide {
             }),
         }
     }};
+}
+
+fn avx512(words: Avx512, algorithm: Algorithm, salt: &[u8]) -> Box<dyn Engine> {
+    wide!(algorithm, salt, words, md5: words, sha512: words, sha1: avx512(words, Algorithm::Sha1, salt))
 }
 
 fn avx2(words: Avx2, algorithm: Algorithm, salt: &[u8]) -> Box<dyn Engine> {
