@@ -1,5 +1,8 @@
-//! Numbers that the standards set: starting values and round constants of the
-//! SHA-2 family, of which several implementations make use.
+//! Numbers that the standards set: starting values and round constants of SHA-1
+//! and the SHA-2 family, of which several implementations make use.
+
+/// Starting values of SHA-1 (FIPS 180-4, 5.3.1).
+pub(crate) const SHA1_START: [u32; 5] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476, 0xc3d2_e1f0];
 
 /// Round constants of SHA-224 and SHA-256 (FIPS 180-4, 4.2.2).
 pub(crate) const SHA256_K: [u32; 64] = [

@@ -12,6 +12,8 @@ use crate::engine::Engine;
 pub enum Implementation {
     /// One block at a time, on any machine.
     Portable,
+    /// Several blocks in the lanes of AVX-512 registers.
+    Avx512,
     /// Several blocks in the lanes of AVX2 registers.
     Avx2,
     /// Several blocks in turn with the SHA instructions of x86-64, each block
@@ -23,7 +25,7 @@ impl Implementation {
     /// The implementations of `algorithm` that this machine can run, the best
     /// first. [`Portable`](Self::Portable) is always among them.
     pub fn available(algorithm: Algorithm) -> Vec<Implementation> {
-        let mut available = vec![Implementation::ShaNi, Implementation::Avx2];
+        let mut available = vec![Implementation::Avx512, Implementation::ShaNi, Implementation::Avx2];
         available.retain(|i| i.wide_engine(algorithm, b"").is_some());
         available.push(Implementation::Portable);
         available
@@ -49,6 +51,7 @@ impl Implementation {
     fn name(self) -> &'static str {
         match self {
             Implementation::Portable => "portable",
+            Implementation::Avx512 => "avx512",
             Implementation::Avx2 => "avx2",
             Implementation::ShaNi => "sha-ni",
         }

@@ -5,22 +5,25 @@
 //! head of the data, and the tail with the padding. Everything between is read
 //! where it is. Since all lanes have one length, one fill level serves them all.
 
+use std::ops::Range;
+
 use crate::engine::{Engine, Stream};
 
 /// Longest compression block of any digest, in bytes, twice: padding may need
 /// a second one.
 pub(crate) const TAIL: usize = 2 * 168;
 
-/// The last bytes of each lane, with room for padding.
-pub(crate) type Tails<const LANES: usize> = [[u8; TAIL]; LANES];
+/// The last bytes of a lane, with room for padding.
+pub(crate) type Tail = [u8; TAIL];
+
+/// The last bytes of each lane.
+pub(crate) type Tails<const LANES: usize> = [Tail; LANES];
 
 /// A digest's compression function for several lanes.
 ///
-/// # Safety
-///
 /// A value of an implementing type exists only where the processor has the
 /// features that its functions use.
-pub(crate) unsafe trait Kernel<const LANES: usize>: Copy + Send + Sync + 'static {
+pub(crate) trait Kernel<const LANES: usize>: Copy + Send + Sync + 'static {
     /// The chaining values of all lanes.
     type State: Clone + Send + Sync;
 
@@ -29,7 +32,7 @@ pub(crate) unsafe trait Kernel<const LANES: usize>: Copy + Send + Sync + 'static
     const LAST_BLOCK_WAITS: bool = false;
 
     /// See [`Engine::worthwhile`].
-    const WORTHWHILE: usize;
+    fn worthwhile(&self) -> usize;
 
     /// Bytes that one compression takes from each lane.
     fn block_size(&self) -> usize;
@@ -74,7 +77,7 @@ impl<K: Kernel<LANES>, const LANES: usize> Engine for SideBySide<K, LANES> {
     }
 
     fn worthwhile(&self) -> usize {
-        K::WORTHWHILE
+        self.salted.kernel.worthwhile()
     }
 
     fn digest_group(&self, blocks: &[&[u8]], out: &mut [u8]) {
@@ -146,11 +149,8 @@ impl<K: Kernel<LANES>, const LANES: usize> Running<K, LANES> {
 
     /// Copies a part of each piece behind what is already kept.
     fn keep(&mut self, pieces: &[&[u8]; LANES], start: usize, end: usize) {
-        let filled = self.filled + (end - start);
-        for (tail, piece) in self.tails.iter_mut().zip(pieces) {
-            tail[self.filled..filled].copy_from_slice(&piece[start..end]);
-        }
-        self.filled = filled;
+        copy_parts(&mut self.tails, self.filled, pieces, start..end);
+        self.filled += end - start;
     }
 
     fn write_digests(&mut self, out: &mut [u8]) {
@@ -158,6 +158,15 @@ impl<K: Kernel<LANES>, const LANES: usize> Running<K, LANES> {
         for (lane, out) in out.chunks_exact_mut(self.digest_size).enumerate() {
             self.kernel.digest(&self.state, lane, out);
         }
+    }
+}
+
+// What does not depend on the kernel is compiled once for all of them.
+
+#[inline(never)]
+fn copy_parts(tails: &mut [Tail], filled: usize, pieces: &[&[u8]], part: Range<usize>) {
+    for (tail, piece) in tails.iter_mut().zip(pieces) {
+        tail[filled..filled + part.len()].copy_from_slice(&piece[part.clone()]);
     }
 }
 
@@ -169,29 +178,35 @@ fn with_idle_lanes<'p, const LANES: usize>(pieces: &[&'p [u8]]) -> [&'p [u8]; LA
 }
 
 /// Finishes the way MD4 did, and all that followed it: one bit, zeros, and the
-/// length in bits in the last `L` bytes of a block, as `bits` has it.
-pub(crate) fn finish_with_length<K: Kernel<LANES>, const LANES: usize, const L: usize>(
+/// length in bits, as `bits` has it, in the last bytes of a block.
+pub(crate) fn finish_with_length<K: Kernel<LANES>, const LANES: usize>(
     kernel: &K,
     state: &mut K::State,
     tails: &mut Tails<LANES>,
     filled: usize,
-    bits: [u8; L],
+    bits: &[u8],
 ) {
-    let count = (filled + 1 + L).div_ceil(kernel.block_size());
+    let count = (filled + 1 + bits.len()).div_ceil(kernel.block_size());
     let end = count * kernel.block_size();
-    for tail in tails.iter_mut() {
-        tail[filled] = 0x80;
-        tail[filled + 1..end - L].fill(0);
-        tail[end - L..end].copy_from_slice(&bits);
-    }
+    pad(tails, filled..end, bits);
     let lanes = tails.each_ref().map(|tail| tail.as_ptr());
     // SAFETY: the tails have room for `count` blocks.
     unsafe { kernel.compress(state, &lanes, count) };
 }
 
+/// One bit, zeros, and `bits` at the end of the range.
+#[inline(never)]
+fn pad(tails: &mut [Tail], Range { start, end }: Range<usize>, bits: &[u8]) {
+    for tail in tails {
+        tail[start] = 0x80;
+        tail[start + 1..end - bits.len()].fill(0);
+        tail[end - bits.len()..end].copy_from_slice(bits);
+    }
+}
+
 /// Writes the words' bytes, as far as `out` goes.
-pub(crate) fn write_words<const W: usize>(words: impl Iterator<Item = [u8; W]>, out: &mut [u8]) {
-    for (word, out) in words.zip(out.chunks_mut(W)) {
-        out.copy_from_slice(&word[..out.len()]);
+pub(crate) fn write_words<W: AsRef<[u8]>>(words: impl Iterator<Item = W>, out: &mut [u8]) {
+    for (word, out) in words.zip(out.chunks_mut(size_of::<W>())) {
+        out.copy_from_slice(&word.as_ref()[..out.len()]);
     }
 }

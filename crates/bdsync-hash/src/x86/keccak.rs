@@ -1,11 +1,10 @@
-//! SHA-3 and SHAKE (FIPS 202), four lanes of Keccak-f[1600].
+//! SHA-3 and SHAKE (FIPS 202), on Keccak-f[1600].
 //!
 //! SHAKE's digests are shorter than its rate here, so that one squeeze does.
 
-use super::vector::*;
-use crate::lanes::{Kernel, TAIL, Tails, write_words};
+use super::words::{Rounds, Words, write_lane};
+use crate::lanes::{Kernel, TAIL, Tails};
 
-const LANES: usize = 4;
 /// Bytes of the state.
 const WIDTH: usize = 200;
 
@@ -36,58 +35,52 @@ const ROUND: [u64; 24] = [
     0x8000_0000_8000_8008,
 ];
 
-/// A sponge over Keccak, with AVX2.
+/// A sponge over Keccak, in vector registers.
 #[derive(Clone, Copy)]
-pub(super) struct Keccak {
+pub(super) struct Keccak<S> {
+    words: S,
     /// Bytes taken in between two permutations.
     rate: usize,
     /// What is appended to the message, with the first bit of padding.
     suffix: u8,
 }
 
-impl Keccak {
+impl<S> Keccak<S> {
     /// SHA-3 with digests of `digest_size` bytes.
-    ///
-    /// # Safety
-    ///
-    /// The processor has AVX2.
-    pub(super) unsafe fn sha3(digest_size: usize) -> Self {
-        Keccak { rate: WIDTH - 2 * digest_size, suffix: 0b110 }
+    pub(super) fn sha3(words: S, digest_size: usize) -> Self {
+        Keccak { words, rate: WIDTH - 2 * digest_size, suffix: 0b110 }
     }
 
     /// SHAKE of a strength of `strength` bytes.
-    ///
-    /// # Safety
-    ///
-    /// The processor has AVX2.
-    pub(super) unsafe fn shake(strength: usize) -> Self {
-        Keccak { rate: WIDTH - 2 * strength, suffix: 0b1_1111 }
+    pub(super) fn shake(words: S, strength: usize) -> Self {
+        Keccak { words, rate: WIDTH - 2 * strength, suffix: 0b1_1111 }
     }
 }
 
 /// Word, lane; a row of five after another.
-type State = [[u64; LANES]; 25];
+type State<const LANES: usize> = [[u64; LANES]; 25];
 
-// SAFETY: `Keccak::sha3` and `Keccak::shake` demand AVX2.
-unsafe impl Kernel<LANES> for Keccak {
-    type State = State;
+impl<S: Words<u64, LANES>, const LANES: usize> Kernel<LANES> for Keccak<S> {
+    type State = State<LANES>;
 
-    const WORTHWHILE: usize = 3;
+    fn worthwhile(&self) -> usize {
+        3
+    }
 
     fn block_size(&self) -> usize {
         self.rate
     }
 
-    fn start(&self) -> State {
+    fn start(&self) -> State<LANES> {
         [[0; LANES]; 25]
     }
 
-    unsafe fn compress(&self, state: &mut State, lanes: &[*const u8; LANES], count: usize) {
-        // SAFETY: the processor has AVX2, and the pointers are as asked for.
-        unsafe { compress(state, self.rate, lanes, count) }
+    unsafe fn compress(&self, state: &mut State<LANES>, lanes: &[*const u8; LANES], count: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { self.words.enter(self, state, lanes, count) }
     }
 
-    fn finish(&self, state: &mut State, tails: &mut Tails<LANES>, filled: usize, _total: u64) {
+    fn finish(&self, state: &mut State<LANES>, tails: &mut Tails<LANES>, filled: usize, _total: u64) {
         debug_assert!(self.rate <= TAIL);
         for tail in tails.iter_mut() {
             tail[filled..self.rate].fill(0);
@@ -99,56 +92,64 @@ unsafe impl Kernel<LANES> for Keccak {
         unsafe { self.compress(state, &lanes, 1) };
     }
 
-    fn digest(&self, state: &State, lane: usize, out: &mut [u8]) {
+    fn digest(&self, state: &State<LANES>, lane: usize, out: &mut [u8]) {
         debug_assert!(out.len() <= self.rate);
-        write_words(state.iter().map(|word| word[lane].to_le_bytes()), out);
+        write_lane(state, lane, false, out);
     }
 }
 
-/// # Safety
-///
-/// Each pointer is valid for reads of `count` blocks of `rate` bytes.
-#[target_feature(enable = "avx2")]
-unsafe fn compress(state: &mut State, rate: usize, lanes: &[*const u8; LANES], count: usize) {
-    let mut words = state.map(|word| load64(&word));
-    for block in 0..count {
-        let start = block * rate;
-        let (pairs, odd) = words[..rate / 8].as_chunks_mut::<2>();
-        for (i, pair) in pairs.iter_mut().enumerate() {
-            // SAFETY: the caller's promise; the words in use are as long as a block.
-            let [even, odd] = unsafe { read_two_words64(lanes, start + 16 * i) };
-            pair[0] = xor(pair[0], even);
-            pair[1] = xor(pair[1], odd);
+impl<S: Words<u64, LANES>, const LANES: usize> Rounds<LANES> for Keccak<S> {
+    type State = State<LANES>;
+
+    #[inline(always)]
+    unsafe fn rounds(&self, state: &mut State<LANES>, lanes: &[*const u8; LANES], count: usize) {
+        let (s, rate) = (self.words, self.rate);
+        let mut words = s.load_all(state);
+        for block in 0..count {
+            let start = block * rate;
+            let (pairs, odd) = words[..rate / 8].as_chunks_mut::<2>();
+            for (i, pair) in pairs.iter_mut().enumerate() {
+                // SAFETY: the caller's promise; the words in use are as long as a block.
+                let [even, odd] = unsafe { s.read(lanes, start + 16 * i) };
+                pair[0] = s.xor(pair[0], even);
+                pair[1] = s.xor(pair[1], odd);
+            }
+            for word in odd {
+                // SAFETY: the caller's promise; the last word ends with the block.
+                let [last] = unsafe { s.read(lanes, start + rate - 8) };
+                *word = s.xor(*word, last);
+            }
+            permute(s, &mut words);
         }
-        for word in odd {
-            // SAFETY: the caller's promise; the last word ends with the block.
-            let last = unsafe { read_word64(lanes, start + rate - 8) };
-            *word = xor(*word, last);
-        }
-        permute(&mut words);
-    }
-    for (word, value) in state.iter_mut().zip(words) {
-        store64(word, value);
+        s.store_all(state, words);
     }
 }
 
-#[inline]
-#[target_feature(enable = "avx2")]
-fn permute(words: &mut [V; 25]) {
+#[inline(always)]
+fn permute<S: Words<u64, LANES>, const LANES: usize>(s: S, words: &mut [S::V; 25]) {
     for constant in ROUND {
-        let w = &*words;
+        let w = *words;
         // Theta: each column's parity, and that of its neighbours.
-        let parity: [V; 5] =
-            std::array::from_fn(|x| xor(xor(xor(w[x], w[x + 5]), xor(w[x + 10], w[x + 15])), w[x + 20]));
-        let change: [V; 5] = std::array::from_fn(|x| xor(parity[(x + 4) % 5], rotl64::<1>(parity[(x + 1) % 5])));
+        macro_rules! parity {
+            ($x:literal) => {
+                s.xor3(s.xor3(w[$x], w[$x + 5], w[$x + 10]), w[$x + 15], w[$x + 20])
+            };
+        }
+        let parity = [parity!(0), parity!(1), parity!(2), parity!(3), parity!(4)];
+        macro_rules! change {
+            ($x:literal) => {
+                s.xor(parity[($x + 4) % 5], s.rotl(parity[($x + 1) % 5], 1))
+            };
+        }
+        let change = [change!(0), change!(1), change!(2), change!(3), change!(4)];
 
         // Rho and pi: each word turns by its own distance and finds a new place.
         macro_rules! moved {
             ($from:literal) => {
-                xor(w[$from], change[$from % 5])
+                s.xor(w[$from], change[$from % 5])
             };
             ($from:literal, $turn:literal) => {
-                rotl64::<$turn>(moved!($from))
+                s.rotl(moved!($from), $turn)
             };
         }
         // Chi, row by row.
@@ -156,11 +157,11 @@ fn permute(words: &mut [V; 25]) {
             ($a:expr, $b:expr, $c:expr, $d:expr, $e:expr) => {{
                 let (a, b, c, d, e) = ($a, $b, $c, $d, $e);
                 [
-                    xor(a, without(b, c)),
-                    xor(b, without(c, d)),
-                    xor(c, without(d, e)),
-                    xor(d, without(e, a)),
-                    xor(e, without(a, b)),
+                    s.xor_without(a, b, c),
+                    s.xor_without(b, c, d),
+                    s.xor_without(c, d, e),
+                    s.xor_without(d, e, a),
+                    s.xor_without(e, a, b),
                 ]
             }};
         }
@@ -173,6 +174,6 @@ fn permute(words: &mut [V; 25]) {
         ];
         words.copy_from_slice(rows.as_flattened());
         // Iota.
-        words[0] = xor(words[0], all64(constant));
+        words[0] = s.xor(words[0], s.all(constant));
     }
 }

@@ -1,13 +1,10 @@
-//! MD5 (RFC 1321), sixteen lanes as two groups of eight.
+//! MD5 (RFC 1321).
 //!
-//! Each step waits for the one before, and one group leaves half of the
+//! Each step waits for the one before, and one group of lanes leaves half of the
 //! processor idle; two groups just fit into the registers.
 
-use super::vector::*;
-use crate::lanes::{Kernel, Tails, finish_with_length, write_words};
-
-const LANES: usize = 16;
-const BLOCK: usize = 64;
+use super::chained::Chained;
+use super::words::{Words, block};
 
 const START: [u32; 4] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476];
 
@@ -79,145 +76,99 @@ const SINES: [u32; 64] = [
     0xeb86_d391,
 ];
 
-/// MD5 with AVX2.
+/// MD5.
 #[derive(Clone, Copy)]
-pub(super) struct Md5(());
-
-impl Md5 {
-    /// # Safety
-    ///
-    /// The processor has AVX2.
-    pub(super) unsafe fn new() -> Self {
-        Md5(())
-    }
-}
-
-/// The chaining values: word, group, lane.
-type State = [[[u32; 8]; 2]; 4];
-
-// SAFETY: `Md5::new` demands AVX2.
-unsafe impl Kernel<LANES> for Md5 {
-    type State = State;
-
-    const WORTHWHILE: usize = 3;
-
-    fn block_size(&self) -> usize {
-        BLOCK
-    }
-
-    fn start(&self) -> State {
-        START.map(|word| [[word; 8]; 2])
-    }
-
-    unsafe fn compress(&self, state: &mut State, lanes: &[*const u8; LANES], count: usize) {
-        // SAFETY: the processor has AVX2, and the pointers are as asked for.
-        unsafe { compress(state, lanes, count) }
-    }
-
-    fn finish(&self, state: &mut State, tails: &mut Tails<LANES>, filled: usize, total: u64) {
-        let bits = total.wrapping_mul(8).to_le_bytes();
-        finish_with_length(self, state, tails, filled, bits);
-    }
-
-    fn digest(&self, state: &State, lane: usize, out: &mut [u8]) {
-        let words = state.iter().map(|word| word[lane / 8][lane % 8]);
-        write_words(words.map(u32::to_le_bytes), out);
-    }
-}
-
-/// A step is `a = b + rotate(a + function(b, c, d) + message + sine)`; these
-/// are the four functions, with all that is added to `a`.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn f(sum: V, b: V, c: V, d: V) -> V {
-    add32(sum, select(b, c, d))
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn g(sum: V, b: V, c: V, d: V) -> V {
-    // The two halves have no bit in common: adding each shortens the wait for b.
-    add32(add32(sum, without(d, c)), and(d, b))
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn h(sum: V, b: V, c: V, d: V) -> V {
-    add32(sum, xor(b, xor(c, d)))
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn i(sum: V, b: V, c: V, d: V) -> V {
-    // c ^ (b | !d) is the complement of c ^ (!b & d), and !x is -x - 1; the sine
-    // has the one subtracted.
-    sub32(sum, xor(c, without(b, d)))
-}
+pub(super) struct Md5;
 
 /// The sine to add, less what the function leaves to it.
 const fn sine(step: usize) -> u32 {
     if step < 48 { SINES[step] } else { SINES[step].wrapping_sub(1) }
 }
 
-/// # Safety
-///
-/// Each pointer is valid for reads of `count` blocks.
-#[target_feature(enable = "avx2")]
-unsafe fn compress(state: &mut State, lanes: &[*const u8; LANES], count: usize) {
-    let (groups, _) = lanes.as_chunks::<8>();
-    let [mut a, mut b, mut c, mut d] = state.map(|word| [load32(&word[0]), load32(&word[1])]);
-    for block in 0..count {
-        // SAFETY: the caller's promise.
-        let message: [[V; 16]; 2] = unsafe {
-            [read_words32::<false>(&groups[0], block * BLOCK), read_words32::<false>(&groups[1], block * BLOCK)]
-        };
-        let before = [a, b, c, d];
+impl Chained for Md5 {
+    type Word = u32;
+    type State<const LANES: usize> = [[u32; LANES]; 4];
 
-        macro_rules! step {
-            ($f:ident, $a:ident, $b:ident, $c:ident, $d:ident, $i:expr, $word:expr, $turn:expr) => {
-                let sine = all32(const { sine($i) });
-                for n in 0..2 {
-                    let sum = add32($a[n], add32(message[n][$word], sine));
-                    let sum = $f(sum, $b[n], $c[n], $d[n]);
-                    $a[n] = add32($b[n], rotl32::<{ $turn }>(sum));
-                }
-            };
-        }
-        macro_rules! four_steps {
-            ($f:ident, $i:literal, [$w0:literal, $w1:literal, $w2:literal, $w3:literal],
-             [$s0:literal, $s1:literal, $s2:literal, $s3:literal]) => {
-                step!($f, a, b, c, d, $i, $w0, $s0);
-                step!($f, d, a, b, c, $i + 1, $w1, $s1);
-                step!($f, c, d, a, b, $i + 2, $w2, $s2);
-                step!($f, b, c, d, a, $i + 3, $w3, $s3);
-            };
-        }
-        four_steps!(f, 0, [0, 1, 2, 3], [7, 12, 17, 22]);
-        four_steps!(f, 4, [4, 5, 6, 7], [7, 12, 17, 22]);
-        four_steps!(f, 8, [8, 9, 10, 11], [7, 12, 17, 22]);
-        four_steps!(f, 12, [12, 13, 14, 15], [7, 12, 17, 22]);
-        four_steps!(g, 16, [1, 6, 11, 0], [5, 9, 14, 20]);
-        four_steps!(g, 20, [5, 10, 15, 4], [5, 9, 14, 20]);
-        four_steps!(g, 24, [9, 14, 3, 8], [5, 9, 14, 20]);
-        four_steps!(g, 28, [13, 2, 7, 12], [5, 9, 14, 20]);
-        four_steps!(h, 32, [5, 8, 11, 14], [4, 11, 16, 23]);
-        four_steps!(h, 36, [1, 4, 7, 10], [4, 11, 16, 23]);
-        four_steps!(h, 40, [13, 0, 3, 6], [4, 11, 16, 23]);
-        four_steps!(h, 44, [9, 12, 15, 2], [4, 11, 16, 23]);
-        four_steps!(i, 48, [0, 7, 14, 5], [6, 10, 15, 21]);
-        four_steps!(i, 52, [12, 3, 10, 1], [6, 10, 15, 21]);
-        four_steps!(i, 56, [8, 15, 6, 13], [6, 10, 15, 21]);
-        four_steps!(i, 60, [4, 11, 2, 9], [6, 10, 15, 21]);
+    const BIG_ENDIAN: bool = false;
 
-        for n in 0..2 {
-            a[n] = add32(a[n], before[0][n]);
-            b[n] = add32(b[n], before[1][n]);
-            c[n] = add32(c[n], before[2][n]);
-            d[n] = add32(d[n], before[3][n]);
-        }
+    fn start<const LANES: usize>(&self) -> Self::State<LANES> {
+        START.map(|word| [word; LANES])
     }
-    for (word, value) in state.iter_mut().zip([a, b, c, d]) {
-        store32(&mut word[0], value[0]);
-        store32(&mut word[1], value[1]);
+
+    fn worthwhile(&self, _lanes: usize) -> usize {
+        3
+    }
+
+    #[inline(always)]
+    unsafe fn rounds<S: Words<u32, LANES>, const LANES: usize>(
+        &self,
+        s: S,
+        state: &mut Self::State<LANES>,
+        lanes: &[*const u8; LANES],
+        count: usize,
+    ) {
+        let [mut a, mut b, mut c, mut d] = s.load_all(state);
+        for index in 0..count {
+            // SAFETY: the caller's promise.
+            let message: [S::V; 16] = unsafe { s.read(lanes, index * block::<u32>()) };
+            let before = [a, b, c, d];
+
+            // A step is `a = b + rotate(a + function(b, c, d) + message + sine)`; these
+            // are the four functions, with all that is added to `a`.
+            macro_rules! add_function {
+                (f, $sum:ident, $b:ident, $c:ident, $d:ident) => {
+                    s.add($sum, s.select($b, $c, $d))
+                };
+                (g, $sum:ident, $b:ident, $c:ident, $d:ident) => {
+                    s.add_select($sum, $d, $b, $c)
+                };
+                (h, $sum:ident, $b:ident, $c:ident, $d:ident) => {
+                    s.add($sum, s.xor3($b, $c, $d))
+                };
+                // c ^ (b | !d) is the complement of c ^ (!b & d), and !x is -x - 1; the
+                // sine has the one subtracted.
+                (i, $sum:ident, $b:ident, $c:ident, $d:ident) => {
+                    s.sub($sum, s.xor_without($c, $b, $d))
+                };
+            }
+            macro_rules! step {
+                ($f:ident, $a:ident, $b:ident, $c:ident, $d:ident, $i:expr, $word:expr, $turn:expr) => {
+                    let sum = s.add($a, s.add(message[$word], s.all(const { sine($i) })));
+                    let sum = add_function!($f, sum, $b, $c, $d);
+                    $a = s.add($b, s.rotl(sum, $turn));
+                };
+            }
+            macro_rules! four_steps {
+                ($f:ident, $i:literal, [$w0:literal, $w1:literal, $w2:literal, $w3:literal],
+                 [$s0:literal, $s1:literal, $s2:literal, $s3:literal]) => {
+                    step!($f, a, b, c, d, $i, $w0, $s0);
+                    step!($f, d, a, b, c, $i + 1, $w1, $s1);
+                    step!($f, c, d, a, b, $i + 2, $w2, $s2);
+                    step!($f, b, c, d, a, $i + 3, $w3, $s3);
+                };
+            }
+            four_steps!(f, 0, [0, 1, 2, 3], [7, 12, 17, 22]);
+            four_steps!(f, 4, [4, 5, 6, 7], [7, 12, 17, 22]);
+            four_steps!(f, 8, [8, 9, 10, 11], [7, 12, 17, 22]);
+            four_steps!(f, 12, [12, 13, 14, 15], [7, 12, 17, 22]);
+            four_steps!(g, 16, [1, 6, 11, 0], [5, 9, 14, 20]);
+            four_steps!(g, 20, [5, 10, 15, 4], [5, 9, 14, 20]);
+            four_steps!(g, 24, [9, 14, 3, 8], [5, 9, 14, 20]);
+            four_steps!(g, 28, [13, 2, 7, 12], [5, 9, 14, 20]);
+            four_steps!(h, 32, [5, 8, 11, 14], [4, 11, 16, 23]);
+            four_steps!(h, 36, [1, 4, 7, 10], [4, 11, 16, 23]);
+            four_steps!(h, 40, [13, 0, 3, 6], [4, 11, 16, 23]);
+            four_steps!(h, 44, [9, 12, 15, 2], [4, 11, 16, 23]);
+            four_steps!(i, 48, [0, 7, 14, 5], [6, 10, 15, 21]);
+            four_steps!(i, 52, [12, 3, 10, 1], [6, 10, 15, 21]);
+            four_steps!(i, 56, [8, 15, 6, 13], [6, 10, 15, 21]);
+            four_steps!(i, 60, [4, 11, 2, 9], [6, 10, 15, 21]);
+
+            a = s.add(a, before[0]);
+            b = s.add(b, before[1]);
+            c = s.add(c, before[2]);
+            d = s.add(d, before[3]);
+        }
+        s.store_all(state, [a, b, c, d]);
     }
 }

@@ -1,76 +1,108 @@
-//! Kernels for x86-64, one file each.
+//! Kernels for x86-64, one file each, and the registers that they are for.
 
-mod blake2b;
-mod blake2s;
+mod avx2;
+mod avx512;
+mod beside;
+mod blake2;
+mod chained;
 mod keccak;
 mod md5;
+mod registers;
 mod ripemd160;
+mod scalar;
 mod sha1;
-mod sha256;
-mod sha512;
+mod sha1_ni;
+mod sha2;
+mod sha256_ni;
+mod sha_ni;
 mod sm3;
-mod vector;
+mod words;
+
+use avx2::Avx2;
+use avx512::Avx512;
+use beside::Beside;
+use blake2::Blake2;
+use chained::InRegisters;
+use keccak::Keccak;
+use md5::Md5;
+use ripemd160::Ripemd160;
+use scalar::Scalar;
+use sha_ni::ShaNi;
+use sha1::Sha1;
+use sha2::Sha2;
+use sm3::Sm3;
 
 use crate::constants::{SHA224_START, SHA256_START, SHA384_START, SHA512_224_START, SHA512_256_START, SHA512_START};
 use crate::engine::Engine;
 use crate::pair::Pair;
-use crate::{Algorithm, Implementation, lanes, portable};
+use crate::{Algorithm, Implementation, lanes};
 
 /// The engine of the implementation, if there is one and the machine runs it.
 pub(crate) fn engine(implementation: Implementation, algorithm: Algorithm, salt: &[u8]) -> Option<Box<dyn Engine>> {
     match implementation {
         Implementation::Portable => None,
-        Implementation::Avx2 => avx2(algorithm, salt),
-        Implementation::ShaNi => sha_ni(algorithm, salt),
+        Implementation::Avx512 => Some(avx512(Avx512::detect()?, algorithm, salt)),
+        Implementation::Avx2 => Some(avx2(Avx2::detect()?, algorithm, salt)),
+        Implementation::ShaNi => sha_ni(ShaNi::detect()?, algorithm, salt),
     }
 }
 
-fn avx2(algorithm: Algorithm, salt: &[u8]) -> Option<Box<dyn Engine>> {
-    // Every processor with AVX2 has the bit manipulations too.
-    if !(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("bmi2")) {
-        return None;
-    }
-    let size = algorithm.digest_size();
-    // SAFETY: the processor has AVX2, BMI1 and BMI2.
-    unsafe {
-        Some(match algorithm {
-            Algorithm::Md5 => lanes::engine(md5::Md5::new(), size, salt),
-            Algorithm::Blake2b512 => lanes::engine(blake2b::Blake2b512::new(), size, salt),
-            Algorithm::Blake2s256 => lanes::engine(blake2s::Blake2s256::new(), size, salt),
-            Algorithm::Ripemd160 => lanes::engine(ripemd160::Ripemd160::new(), size, salt),
-            Algorithm::Sm3 => lanes::engine(sm3::Sm3::new(), size, salt),
-            Algorithm::Sha384 => lanes::engine(sha512::Sha512::new(&SHA384_START), size, salt),
-            Algorithm::Sha512 => lanes::engine(sha512::Sha512::new(&SHA512_START), size, salt),
-            Algorithm::Sha512_224 => lanes::engine(sha512::Sha512::new(&SHA512_224_START), size, salt),
-            Algorithm::Sha512_256 => lanes::engine(sha512::Sha512::new(&SHA512_256_START), size, salt),
+/// The engine of an algorithm for registers that do all of them. MD5 and SHA-512
+/// may have more lanes than the registers' own.
+macro_rules! wide {
+    ($algorithm:ident, $salt:ident, $words:expr, md5: $md5:expr, sha512: $sha512:expr, sha1: $sha1:expr) => {{
+        let (words, size) = ($words, $algorithm.digest_size());
+        let sha256 = |start| lanes::engine(InRegisters(Sha2(start), words), size, $salt);
+        let sha512 = |start| lanes::engine(InRegisters(Sha2(start), $sha512), size, $salt);
+        match $algorithm {
+            Algorithm::Md5 => lanes::engine(InRegisters(Md5, $md5), size, $salt),
+            Algorithm::Sha1 => lanes::engine(InRegisters(Sha1, words), size, $salt),
+            Algorithm::Sha224 => sha256(&SHA224_START),
+            Algorithm::Sha256 => sha256(&SHA256_START),
+            Algorithm::Sha384 => sha512(&SHA384_START),
+            Algorithm::Sha512 => sha512(&SHA512_START),
+            Algorithm::Sha512_224 => sha512(&SHA512_224_START),
+            Algorithm::Sha512_256 => sha512(&SHA512_256_START),
             Algorithm::Sha3_224 | Algorithm::Sha3_256 | Algorithm::Sha3_384 | Algorithm::Sha3_512 => {
-                lanes::engine(keccak::Keccak::sha3(size), size, salt)
+                lanes::engine(Keccak::sha3(words, size), size, $salt)
             }
-            Algorithm::Shake128 => lanes::engine(keccak::Keccak::shake(16), size, salt),
-            Algorithm::Shake256 => lanes::engine(keccak::Keccak::shake(32), size, salt),
-            Algorithm::Sha1 | Algorithm::Sha224 | Algorithm::Sha256 => return None,
+            Algorithm::Shake128 => lanes::engine(Keccak::shake(words, 16), size, $salt),
+            Algorithm::Shake256 => lanes::engine(Keccak::shake(words, 32), size, $salt),
+            Algorithm::Blake2b512 => lanes::engine(Blake2::b512(words), size, $salt),
+            Algorithm::Blake2s256 => lanes::engine(Blake2::s256(words), size, $salt),
+            Algorithm::Ripemd160 => lanes::engine(InRegisters(Ripemd160, words), size, $salt),
+            Algorithm::Sm3 => lanes::engine(InRegisters(Sm3, words), size, $salt),
             Algorithm::Md5Sha1 => Box::new(Pair {
-                first: lanes::engine(md5::Md5::new(), Algorithm::Md5.digest_size(), salt),
-                second: sha_ni(Algorithm::Sha1, salt).unwrap_or_else(|| portable::engine(Algorithm::Sha1, salt)),
+                first: lanes::engine(InRegisters(Md5, $md5), Algorithm::Md5.digest_size(), $salt),
+                second: $sha1,
                 digest_sizes: [Algorithm::Md5, Algorithm::Sha1].map(Algorithm::digest_size),
             }),
-        })
-    }
+        }
+    }};
 }
 
-fn sha_ni(algorithm: Algorithm, salt: &[u8]) -> Option<Box<dyn Engine>> {
-    // AVX for its instructions with three operands, which save many copies.
-    if !(is_x86_feature_detected!("sha") && is_x86_feature_detected!("avx")) {
-        return None;
-    }
+fn avx512(words: Avx512, algorithm: Algorithm, salt: &[u8]) -> Box<dyn Engine> {
+    wide!(algorithm, salt, words, md5: words, sha512: words, sha1: avx512(words, Algorithm::Sha1, salt))
+}
+
+fn avx2(words: Avx2, algorithm: Algorithm, salt: &[u8]) -> Box<dyn Engine> {
+    let sha1 = || engine(Implementation::ShaNi, Algorithm::Sha1, salt);
+    wide!(
+        algorithm,
+        salt,
+        words,
+        md5: Beside(words, words),
+        sha512: Beside(words, Scalar),
+        sha1: sha1().unwrap_or_else(|| avx2(words, Algorithm::Sha1, salt))
+    )
+}
+
+fn sha_ni(features: ShaNi, algorithm: Algorithm, salt: &[u8]) -> Option<Box<dyn Engine>> {
     let size = algorithm.digest_size();
-    // SAFETY: the processor has SHA-NI and AVX.
-    unsafe {
-        Some(match algorithm {
-            Algorithm::Sha1 => lanes::engine(sha1::Sha1::new(), size, salt),
-            Algorithm::Sha224 => lanes::engine(sha256::Sha256::new(&SHA224_START), size, salt),
-            Algorithm::Sha256 => lanes::engine(sha256::Sha256::new(&SHA256_START), size, salt),
-            _ => return None,
-        })
-    }
+    Some(match algorithm {
+        Algorithm::Sha1 => lanes::engine(sha1_ni::Sha1(features), size, salt),
+        Algorithm::Sha224 => lanes::engine(sha256_ni::Sha256::new(features, &SHA224_START), size, salt),
+        Algorithm::Sha256 => lanes::engine(sha256_ni::Sha256::new(features, &SHA256_START), size, salt),
+        _ => return None,
+    })
 }

@@ -1,135 +1,90 @@
-//! SHA-1 (FIPS 180-4) with the SHA instructions, four blocks in turn: while one
-//! waits for its four rounds, the others do theirs.
+//! SHA-1 (FIPS 180-4).
 
-use std::arch::x86_64::*;
+use super::chained::Chained;
+use super::sha_ni::ShaNi;
+use super::words::{Words, block};
+use crate::constants::SHA1_START;
 
-use crate::lanes::{Kernel, Tails, finish_with_length, write_words};
+/// What twenty rounds each add.
+const K: [u32; 4] = [0x5a82_7999, 0x6ed9_eba1, 0x8f1b_bcdc, 0xca62_c1d6];
 
-const LANES: usize = 4;
-const BLOCK: usize = 64;
-
-const START: [u32; 5] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476, 0xc3d2_e1f0];
-
-/// SHA-1 with SHA-NI.
+/// SHA-1.
 #[derive(Clone, Copy)]
-pub(super) struct Sha1(());
+pub(super) struct Sha1;
 
-impl Sha1 {
-    /// # Safety
-    ///
-    /// The processor has SHA-NI and AVX.
-    pub(super) unsafe fn new() -> Self {
-        Sha1(())
-    }
-}
+impl Chained for Sha1 {
+    type Word = u32;
+    type State<const LANES: usize> = [[u32; LANES]; 5];
 
-/// The chaining values: lane, word.
-type State = [[u32; 5]; LANES];
+    const BIG_ENDIAN: bool = true;
 
-// SAFETY: `Sha1::new` demands the features.
-unsafe impl Kernel<LANES> for Sha1 {
-    type State = State;
-
-    const WORTHWHILE: usize = 3;
-
-    fn block_size(&self) -> usize {
-        BLOCK
+    fn start<const LANES: usize>(&self) -> Self::State<LANES> {
+        SHA1_START.map(|word| [word; LANES])
     }
 
-    fn start(&self) -> State {
-        [START; LANES]
+    fn worthwhile(&self, lanes: usize) -> usize {
+        // One at a time is fast with the SHA instructions, and slow without them.
+        if ShaNi::detect().is_some() { lanes / 4 + 1 } else { 3 }
     }
 
-    unsafe fn compress(&self, state: &mut State, lanes: &[*const u8; LANES], count: usize) {
-        // SAFETY: the processor has the features, and the pointers are as asked for.
-        unsafe { compress(state, lanes, count) }
-    }
+    #[inline(always)]
+    unsafe fn rounds<S: Words<u32, LANES>, const LANES: usize>(
+        &self,
+        s: S,
+        state: &mut Self::State<LANES>,
+        lanes: &[*const u8; LANES],
+        count: usize,
+    ) {
+        let mut chain = s.load_all(state);
+        for index in 0..count {
+            // SAFETY: the caller's promise.
+            let mut message: [S::V; 16] = s.swap_bytes_of_all(unsafe { s.read(lanes, index * block::<u32>()) });
+            let [mut a, mut b, mut c, mut d, mut e] = chain;
 
-    fn finish(&self, state: &mut State, tails: &mut Tails<LANES>, filled: usize, total: u64) {
-        let bits = total.wrapping_mul(8).to_be_bytes();
-        finish_with_length(self, state, tails, filled, bits);
-    }
-
-    fn digest(&self, state: &State, lane: usize, out: &mut [u8]) {
-        write_words(state[lane].iter().map(|word| word.to_be_bytes()), out);
-    }
-}
-
-/// # Safety
-///
-/// Each pointer is valid for reads of `count` blocks.
-#[target_feature(enable = "sha,avx")]
-unsafe fn compress(state: &mut State, lanes: &[*const u8; LANES], count: usize) {
-    let big_endian = _mm_set_epi64x(0x0001_0203_0405_0607, 0x0809_0a0b_0c0d_0e0f);
-    // The instructions want the first word in the highest place.
-    let mut abcd = state.map(|words| {
-        let [a, b, c, d, _] = words.map(u32::cast_signed);
-        _mm_set_epi32(a, b, c, d)
-    });
-    let mut e = state.map(|words| _mm_set_epi32(words[4].cast_signed(), 0, 0, 0));
-    for block in 0..count {
-        let (abcd_before, e_before) = (abcd, e);
-        let mut words: [[__m128i; 4]; LANES] = lanes.map(|lane| {
-            std::array::from_fn(|i| {
-                // SAFETY: the caller's promise; four times 16 bytes are a block.
-                let bytes = unsafe { _mm_loadu_si128(lane.add(block * BLOCK + 16 * i).cast()) };
-                _mm_shuffle_epi8(bytes, big_endian)
-            })
-        });
-
-        macro_rules! four_rounds {
-            ($i:literal) => {
-                let [w, x, y, z] = const { [$i % 4, ($i + 1) % 4, ($i + 2) % 4, ($i + 3) % 4] };
-                for n in 0..LANES {
-                    // Here e holds the a of four rounds ago, except at the start.
-                    let sum =
-                        if $i == 0 { _mm_add_epi32(e[n], words[n][w]) } else { _mm_sha1nexte_epu32(e[n], words[n][w]) };
-                    e[n] = abcd[n];
-                    abcd[n] = _mm_sha1rnds4_epu32::<{ $i / 5 }>(abcd[n], sum);
-                }
-                if $i < 16 {
-                    // The words for four rounds, sixteen rounds on.
-                    for n in 0..LANES {
-                        let words = &mut words[n];
-                        let older = _mm_sha1msg1_epu32(words[w], words[x]);
-                        words[w] = _mm_sha1msg2_epu32(_mm_xor_si128(older, words[y]), words[z]);
+            macro_rules! round {
+                ($f:ident, $i:expr, $a:ident, $b:ident, $c:ident, $d:ident, $e:ident) => {
+                    let word = message[$i % 16];
+                    let sum = s.add(s.add($e, s.all(K[$i / 20])), word);
+                    let sum = s.add(sum, s.$f($b, $c, $d));
+                    $e = s.add(s.rotl($a, 5), sum);
+                    $b = s.rotl($b, 30);
+                    if $i < 64 {
+                        // The word for sixteen rounds on.
+                        let mixed = s.xor3(word, message[($i + 2) % 16], message[($i + 8) % 16]);
+                        message[$i % 16] = s.rotl(s.xor(mixed, message[($i + 13) % 16]), 1);
                     }
-                }
-            };
-        }
-        four_rounds!(0);
-        four_rounds!(1);
-        four_rounds!(2);
-        four_rounds!(3);
-        four_rounds!(4);
-        four_rounds!(5);
-        four_rounds!(6);
-        four_rounds!(7);
-        four_rounds!(8);
-        four_rounds!(9);
-        four_rounds!(10);
-        four_rounds!(11);
-        four_rounds!(12);
-        four_rounds!(13);
-        four_rounds!(14);
-        four_rounds!(15);
-        four_rounds!(16);
-        four_rounds!(17);
-        four_rounds!(18);
-        four_rounds!(19);
+                };
+            }
+            macro_rules! five_rounds {
+                ($f:ident, $i:literal) => {
+                    round!($f, $i, a, b, c, d, e);
+                    round!($f, $i + 1, e, a, b, c, d);
+                    round!($f, $i + 2, d, e, a, b, c);
+                    round!($f, $i + 3, c, d, e, a, b);
+                    round!($f, $i + 4, b, c, d, e, a);
+                };
+            }
+            five_rounds!(select, 0);
+            five_rounds!(select, 5);
+            five_rounds!(select, 10);
+            five_rounds!(select, 15);
+            five_rounds!(xor3, 20);
+            five_rounds!(xor3, 25);
+            five_rounds!(xor3, 30);
+            five_rounds!(xor3, 35);
+            five_rounds!(majority, 40);
+            five_rounds!(majority, 45);
+            five_rounds!(majority, 50);
+            five_rounds!(majority, 55);
+            five_rounds!(xor3, 60);
+            five_rounds!(xor3, 65);
+            five_rounds!(xor3, 70);
+            five_rounds!(xor3, 75);
 
-        for n in 0..LANES {
-            abcd[n] = _mm_add_epi32(abcd[n], abcd_before[n]);
-            e[n] = _mm_sha1nexte_epu32(e[n], e_before[n]);
+            for (word, value) in chain.iter_mut().zip([a, b, c, d, e]) {
+                *word = s.add(*word, value);
+            }
         }
-    }
-    for (words, (abcd, e)) in state.iter_mut().zip(abcd.into_iter().zip(e)) {
-        *words = [
-            _mm_extract_epi32::<3>(abcd).cast_unsigned(),
-            _mm_extract_epi32::<2>(abcd).cast_unsigned(),
-            _mm_extract_epi32::<1>(abcd).cast_unsigned(),
-            _mm_extract_epi32::<0>(abcd).cast_unsigned(),
-            _mm_extract_epi32::<3>(e).cast_unsigned(),
-        ];
+        s.store_all(state, chain);
     }
 }

@@ -7,6 +7,7 @@
 
 use std::arch::x86_64::*;
 
+use super::sha_ni::ShaNi;
 use crate::constants::SHA256_K;
 use crate::lanes::{Kernel, Tails, finish_with_length, write_words};
 
@@ -16,28 +17,26 @@ const BLOCK: usize = 64;
 /// SHA-256 with SHA-NI.
 #[derive(Clone, Copy)]
 pub(super) struct Sha256 {
+    _features: ShaNi,
     start: &'static [u32; 8],
 }
 
 impl Sha256 {
     /// The variant of the family that has these starting values.
-    ///
-    /// # Safety
-    ///
-    /// The processor has SHA-NI and AVX.
-    pub(super) unsafe fn new(start: &'static [u32; 8]) -> Self {
-        Sha256 { start }
+    pub(super) fn new(features: ShaNi, start: &'static [u32; 8]) -> Self {
+        Sha256 { _features: features, start }
     }
 }
 
 /// The chaining values: lane, word.
 type State = [[u32; 8]; LANES];
 
-// SAFETY: `Sha256::new` demands the features.
-unsafe impl Kernel<LANES> for Sha256 {
+impl Kernel<LANES> for Sha256 {
     type State = State;
 
-    const WORTHWHILE: usize = 2;
+    fn worthwhile(&self) -> usize {
+        2
+    }
 
     fn block_size(&self) -> usize {
         BLOCK
@@ -54,7 +53,7 @@ unsafe impl Kernel<LANES> for Sha256 {
 
     fn finish(&self, state: &mut State, tails: &mut Tails<LANES>, filled: usize, total: u64) {
         let bits = total.wrapping_mul(8).to_be_bytes();
-        finish_with_length(self, state, tails, filled, bits);
+        finish_with_length(self, state, tails, filled, &bits);
     }
 
     fn digest(&self, state: &State, lane: usize, out: &mut [u8]) {

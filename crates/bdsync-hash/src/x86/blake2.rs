@@ -1,0 +1,238 @@
+//! BLAKE2b and BLAKE2s (RFC 7693), without a key and with all of their output.
+//!
+//! The four mixings of half a round are independent of each other, which is
+//! work enough for the processor without a second group of lanes.
+
+use super::words::{Rounds, Word, Words, block, write_lane};
+use crate::constants::{SHA256_START, SHA512_START};
+use crate::lanes::{Kernel, TAIL, Tails};
+
+/// Which words of the message each round takes.
+const ORDER: [[usize; 16]; 10] = [
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
+    [14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3],
+    [11, 8, 12, 0, 5, 2, 15, 13, 10, 14, 3, 6, 7, 1, 9, 4],
+    [7, 9, 3, 1, 13, 12, 11, 14, 2, 6, 5, 10, 4, 0, 15, 8],
+    [9, 0, 5, 7, 2, 4, 10, 15, 14, 1, 11, 12, 6, 8, 3, 13],
+    [2, 12, 6, 10, 0, 11, 8, 3, 4, 13, 7, 5, 15, 14, 1, 9],
+    [12, 5, 1, 15, 14, 13, 4, 10, 0, 7, 6, 3, 9, 2, 8, 11],
+    [13, 11, 7, 14, 12, 1, 3, 9, 5, 0, 15, 4, 8, 6, 2, 10],
+    [6, 15, 14, 9, 11, 3, 0, 8, 12, 2, 13, 7, 1, 4, 10, 5],
+    [10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0],
+];
+
+/// What the two have of their own; BLAKE2b works on 64-bit words.
+pub(super) trait Variant: Word {
+    const ROUNDS: usize;
+    /// How far a mixing rotates to the right, one time after another.
+    const TURNS: [u32; 4];
+    /// What a compression works with besides the chaining values.
+    const START: [Self; 8];
+    /// The chaining values before the first byte: `START`, of which the first word
+    /// is changed by the parameter block. That of an unkeyed digest begins with its
+    /// length, no key, and fanout and depth of one.
+    const FIRST_CHAIN: [Self; 8];
+    /// What tells the last block, at 1, from all others.
+    const LAST: [Self; 2];
+    /// Whether to mix two columns in step instead of four where registers are few.
+    const BY_TWO: bool;
+
+    /// The lower and the upper half of a counter.
+    fn halves(counter: u64) -> [Self; 2];
+}
+
+impl Variant for u64 {
+    const ROUNDS: usize = 12;
+    const TURNS: [u32; 4] = [32, 24, 16, 63];
+    const START: [u64; 8] = SHA512_START;
+    const FIRST_CHAIN: [u64; 8] = {
+        let mut start = SHA512_START;
+        start[0] ^= 0x0101_0040;
+        start
+    };
+    const LAST: [u64; 2] = [0, u64::MAX];
+    const BY_TWO: bool = true;
+
+    fn halves(counter: u64) -> [u64; 2] {
+        // The counter has 128 bits, of which these are enough.
+        [counter, 0]
+    }
+}
+
+impl Variant for u32 {
+    const ROUNDS: usize = 10;
+    const TURNS: [u32; 4] = [16, 12, 8, 7];
+    const START: [u32; 8] = SHA256_START;
+    const FIRST_CHAIN: [u32; 8] = {
+        let mut start = SHA256_START;
+        start[0] ^= 0x0101_0020;
+        start
+    };
+    const LAST: [u32; 2] = [0, u32::MAX];
+    const BY_TWO: bool = false;
+
+    fn halves(counter: u64) -> [u32; 2] {
+        [counter as u32, (counter >> 32) as u32]
+    }
+}
+
+/// BLAKE2 with words of the type `W`, in vector registers.
+#[derive(Clone, Copy)]
+pub(super) struct Blake2<W, S> {
+    words: S,
+    start: [W; 8],
+}
+
+impl<S> Blake2<u64, S> {
+    /// BLAKE2b with 64 bytes of output.
+    pub(super) fn b512(words: S) -> Self {
+        Blake2 { words, start: u64::FIRST_CHAIN }
+    }
+}
+
+impl<S> Blake2<u32, S> {
+    /// BLAKE2s with 32 bytes of output.
+    pub(super) fn s256(words: S) -> Self {
+        Blake2 { words, start: u32::FIRST_CHAIN }
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct State<W, const LANES: usize> {
+    /// The chaining values: word, lane.
+    chain: [[W; LANES]; 8],
+    /// Bytes that each lane has compressed.
+    counted: u64,
+    /// Whether what is compressed is the end.
+    last: bool,
+}
+
+impl<W: Variant, S: Words<W, LANES>, const LANES: usize> Kernel<LANES> for Blake2<W, S> {
+    type State = State<W, LANES>;
+
+    const LAST_BLOCK_WAITS: bool = true;
+    fn worthwhile(&self) -> usize {
+        if W::BITS == 64 { 2 } else { 3 }
+    }
+
+    fn block_size(&self) -> usize {
+        block::<W>()
+    }
+
+    fn start(&self) -> Self::State {
+        State { chain: self.start.map(|word| [word; LANES]), counted: 0, last: false }
+    }
+
+    unsafe fn compress(&self, state: &mut Self::State, lanes: &[*const u8; LANES], count: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { self.words.enter(self, state, lanes, count) };
+    }
+
+    fn finish(&self, state: &mut Self::State, tails: &mut Tails<LANES>, filled: usize, total: u64) {
+        const { assert!(block::<W>() <= TAIL) };
+        for tail in tails.iter_mut() {
+            tail[filled..block::<W>()].fill(0);
+        }
+        let lanes = tails.each_ref().map(|tail| tail.as_ptr());
+        // The count of the last block is that of its data alone.
+        state.counted = total.wrapping_sub(block::<W>() as u64);
+        state.last = true;
+        // SAFETY: a tail has room for a block.
+        unsafe { self.compress(state, &lanes, 1) };
+    }
+
+    fn digest(&self, state: &Self::State, lane: usize, out: &mut [u8]) {
+        write_lane(&state.chain, lane, false, out);
+    }
+}
+
+impl<W: Variant, S: Words<W, LANES>, const LANES: usize> Rounds<LANES> for Blake2<W, S> {
+    type State = State<W, LANES>;
+
+    #[inline(always)]
+    unsafe fn rounds(&self, state: &mut Self::State, lanes: &[*const u8; LANES], count: usize) {
+        let s = self.words;
+        let mut chain = s.load_all(&state.chain);
+        let last = s.all(W::LAST[usize::from(state.last)]);
+        let mut counter = state.counted;
+        for index in 0..count {
+            // SAFETY: the caller's promise.
+            let m: [S::V; 16] = unsafe { s.read(lanes, index * block::<W>()) };
+            counter = counter.wrapping_add(block::<W>() as u64);
+            let [mut v0, mut v1, mut v2, mut v3, mut v4, mut v5, mut v6, mut v7] = chain;
+            let [mut v8, mut v9, mut v10, mut v11, mut v12, mut v13, mut v14, mut v15] = s.all_of(&W::START);
+            let [low, high] = s.all_of(&W::halves(counter));
+            v12 = s.xor(v12, low);
+            v13 = s.xor(v13, high);
+            v14 = s.xor(v14, last);
+
+            // Half of a mixing, for some columns or diagonals in step.
+            macro_rules! half {
+                ($r:literal, $first:literal, $turns:expr,
+                 $([$i:literal: $a:ident, $b:ident, $c:ident, $d:ident]),*) => {
+                    let [d_turn, b_turn] = $turns;
+                    $($a = s.add($a, m[const { ORDER[$r % 10][$first + 2 * $i] }]);)*
+                    $($a = s.add($a, $b);)*
+                    $($d = s.rotr(s.xor($d, $a), d_turn);)*
+                    $($c = s.add($c, $d);)*
+                    $($b = s.rotr(s.xor($b, $c), b_turn);)*
+                };
+            }
+            macro_rules! mix {
+                ($r:literal, $($quarters:tt),*) => {
+                    half!($r, 0, [W::TURNS[0], W::TURNS[1]], $($quarters),*);
+                    half!($r, 1, [W::TURNS[2], W::TURNS[3]], $($quarters),*);
+                };
+            }
+            macro_rules! mix_four {
+                ($r:literal, $q0:tt, $q1:tt, $q2:tt, $q3:tt) => {
+                    if W::BY_TWO && S::REGISTERS < 32 {
+                        mix!($r, $q0, $q1);
+                        mix!($r, $q2, $q3);
+                    } else {
+                        mix!($r, $q0, $q1, $q2, $q3);
+                    }
+                };
+            }
+            macro_rules! round {
+                ($r:literal) => {
+                    if $r < W::ROUNDS {
+                        mix_four!(
+                            $r,
+                            [0: v0, v4, v8, v12],
+                            [1: v1, v5, v9, v13],
+                            [2: v2, v6, v10, v14],
+                            [3: v3, v7, v11, v15]
+                        );
+                        mix_four!(
+                            $r,
+                            [4: v0, v5, v10, v15],
+                            [5: v1, v6, v11, v12],
+                            [6: v2, v7, v8, v13],
+                            [7: v3, v4, v9, v14]
+                        );
+                    }
+                };
+            }
+            round!(0);
+            round!(1);
+            round!(2);
+            round!(3);
+            round!(4);
+            round!(5);
+            round!(6);
+            round!(7);
+            round!(8);
+            round!(9);
+            round!(10);
+            round!(11);
+
+            let halves = [(v0, v8), (v1, v9), (v2, v10), (v3, v11), (v4, v12), (v5, v13), (v6, v14), (v7, v15)];
+            for (word, (low, high)) in chain.iter_mut().zip(halves) {
+                *word = s.xor3(*word, low, high);
+            }
+        }
+        s.store_all(&mut state.chain, chain);
+        state.counted = counter;
+    }
+}
