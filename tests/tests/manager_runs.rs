@@ -55,6 +55,26 @@ fn a_target_behind_ssh_is_brought_up_to_date() {
 }
 
 #[test]
+fn a_sample_is_compared_in_parts_everywhere() {
+    const SIZE: u64 = 2 << 30;
+    for is_far in [false, true] {
+        let site = Site::new();
+        site.dir.sparse("source.img", SIZE);
+        site.dir.sparse("target.img", SIZE);
+        let far = if is_far { site.far("sh -c") } else { String::new() };
+        let config = site.task("t", "target.img", &format!("{far}verify = \"sample\"\n"));
+        let outcome = site.manager(&config, ["--json"]).run();
+        outcome.exits(0);
+        let finished = outcome.stdout_text();
+        let finished = finished.lines().find(|line| line.contains("task_finished")).unwrap();
+        let finished: serde_json::Value = serde_json::from_str(finished).unwrap();
+        assert_eq!(finished["scanned_bytes"], SIZE, "{finished}");
+        // 512 spans or requests of a mebibyte at far ends, 64 where everything is here.
+        assert_eq!(finished["verified_bytes"], if is_far { 512 << 20 } else { 64 << 20 }, "{finished}");
+    }
+}
+
+#[test]
 fn stock_is_a_far_end() {
     let Some(stock) = bdsync_tests::stock() else {
         return bdsync_tests::not_run_even_in_ci("stock_is_a_far_end", "STOCK_BDSYNC is not set");

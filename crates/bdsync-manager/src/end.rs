@@ -102,7 +102,7 @@ pub(crate) fn verify(task: &Task, job: &Job<'_>) -> Result<Ranges, Failure> {
     let Some(remote) = &task.remote else { return local(&mut local_source(task)?) };
     match (connect(task, remote, job)?, task.pull) {
         (FarEnd::Agent(mut agent), false) => Ok(agent.differences(local_source(task)?.device()?, None)?.0),
-        (FarEnd::Stock(far), false) => Ok(far.differences(local_source(task)?.device()?)?.0),
+        (FarEnd::Stock(far), false) => Ok(far.differences(local_source(task)?.device()?, None)?.0),
         (FarEnd::Agent(agent), true) => local(&mut agent.into_source()?),
         (FarEnd::Stock(far), true) => local(&mut far.into_source()?),
     }

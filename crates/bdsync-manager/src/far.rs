@@ -1,6 +1,7 @@
 //! A target behind a connection command, with a stock-compatible bdsync there.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,6 +16,7 @@ use bdsync_target::stream::PatchStream;
 use tokio::runtime::Handle;
 
 use crate::config::{Remote, Task, Verify};
+use crate::end::SAMPLE;
 use crate::failure::Failure;
 use crate::local::{Difference, Source};
 use crate::remote::{Connection, End, Session, quote, quote_path};
@@ -89,7 +91,9 @@ impl<'a> Far<'a> {
         }
         if self.task.verify != Verify::Off {
             self.job.reporter.phase(Phase::Verify, source.size());
-            let (ranges, found) = self.differences(source.device()?).map_err(|failure| failure.during("verifying"))?;
+            let parts = (self.task.verify == Verify::Sample).then_some(SAMPLE);
+            let (ranges, found) =
+                self.differences(source.device()?, parts).map_err(|failure| failure.during("verifying"))?;
             stats.verified_bytes = found.compared_bytes;
             if let Some((start, end)) = ranges.shown.first() {
                 let blocks = found.differing_blocks;
@@ -109,7 +113,7 @@ impl<'a> Far<'a> {
             return Ok(TaskStats { changed_bytes: source.size(), ..TaskStats::default() });
         }
         self.job.reporter.phase(Phase::Compare, source.size());
-        let (_, found) = self.differences(source)?;
+        let (_, found) = self.differences(source, None)?;
         let changed_bytes = found.patch.data_bytes;
         Ok(TaskStats { scanned_bytes: found.compared_bytes, changed_bytes, ..TaskStats::default() })
     }
@@ -293,6 +297,7 @@ impl<'a> Far<'a> {
             warn_size: true,
             flush_cache: compare.flush_cache,
             salt: Salt::Random,
+            sample: None,
         }
     }
 
@@ -540,8 +545,12 @@ impl<'a> Far<'a> {
         }
     }
 
-    /// The ranges that differ, as (start, end) in bytes, and the totals.
-    pub(crate) fn differences(&self, source: &Arc<Device>) -> Result<(Ranges, DiffStats), Failure> {
+    /// The ranges that differ, as (start, end) in bytes, and the totals; of `parts` only.
+    pub(crate) fn differences(
+        &self,
+        source: &Arc<Device>,
+        parts: Option<NonZeroUsize>,
+    ) -> Result<(Ranges, DiffStats), Failure> {
         let survey = self.survey()?;
         if !survey.exists() {
             return Err(Failure::new(format!("the target {} does not exist", self.task.target.display())));
@@ -559,7 +568,8 @@ impl<'a> Far<'a> {
                     }
                 }
             });
-            let (result, end) = self.compare(source, &self.diff_options(SizePolicy::MinSize), writer);
+            let options = DiffOptions { sample: parts.map(as_parts), ..self.diff_options(SizePolicy::MinSize) };
+            let (result, end) = self.compare(source, &options, writer);
             (result.map(|(_, stats)| stats), end)
         });
         let stats = match result {
@@ -608,6 +618,11 @@ impl<'a> Far<'a> {
     }
 }
 
+/// A number of parts, for the engine.
+fn as_parts(parts: NonZeroUsize) -> NonZeroU64 {
+    NonZeroU64::try_from(parts).unwrap_or(NonZeroU64::MIN)
+}
+
 /// A source at the far end, with a target here: its server's blocks go into the patch.
 pub(crate) struct FarSource<'a> {
     far: Box<Far<'a>>,
@@ -626,7 +641,7 @@ impl Source for FarSource<'_> {
     fn compare(
         &mut self,
         target: &Arc<Device>,
-        _: &CompareOptions,
+        wanted: &CompareOptions,
         difference: &mut Difference<'_>,
         job: &Job<'_>,
     ) -> Result<CompareStats, Failure> {
@@ -635,6 +650,7 @@ impl Source for FarSource<'_> {
             options.size_policy = SizePolicy::MinSize;
         }
         options.remote_data = true;
+        options.sample = wanted.sample.map(as_parts);
         let (reader, writer) = io::pipe().map_err(|error| Failure::new(format!("cannot make a pipe: {error}")))?;
         let far = &self.far;
         let stop = job.control.cancellation.clone();

@@ -324,6 +324,7 @@ impl Given {
             local_device,
             remote_device,
             diff: DiffOptions {
+                sample: None,
                 block_size: checked_block_size(self.block_size)?,
                 digest,
                 checksum,

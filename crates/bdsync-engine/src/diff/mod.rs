@@ -6,6 +6,7 @@ mod plan;
 mod run;
 
 use std::io::{Read, Write};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use bdsync_hash::Algorithm;
@@ -49,6 +50,8 @@ pub struct DiffOptions {
     pub flush_cache: bool,
     /// What goes in front of each block.
     pub salt: Salt,
+    /// Compare only this many parts of a mebibyte, spread evenly, with the first and the last.
+    pub sample: Option<NonZeroU64>,
 }
 
 impl DiffOptions {
@@ -64,6 +67,7 @@ impl DiffOptions {
             warn_size: true,
             flush_cache: false,
             salt: Salt::Random,
+            sample: None,
         }
     }
 

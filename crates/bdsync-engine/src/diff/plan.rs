@@ -1,5 +1,7 @@
 //! What is to be compared, and in which requests.
 
+use std::num::NonZeroU64;
+
 use bdsync_proto::{HashRange, limits};
 
 use crate::error::Result;
@@ -46,6 +48,9 @@ impl Sizes {
     }
 }
 
+/// How long each part of a sample is, in bytes, as far as one request reaches.
+const PART: u64 = 1 << 20;
+
 /// Cuts what is to be compared into requests, from the front.
 #[derive(Clone, Debug)]
 pub(crate) struct Requests {
@@ -53,12 +58,42 @@ pub(crate) struct Requests {
     end: u64,
     step: u64,
     digest_size: usize,
+    sample: Option<Sample>,
+}
+
+/// Parts that are spread evenly, with the first and the last.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    /// How many parts are asked for.
+    count: u64,
+    /// How many there are.
+    all: u64,
+    /// How many blocks each has.
+    blocks: u64,
+    /// The next one's number among those that are asked for.
+    next: u64,
+}
+
+impl Sample {
+    fn start(&self, step: u64) -> Option<u64> {
+        let last = self.count.saturating_sub(1).max(1);
+        let part = u128::from(self.next) * u128::from(self.all.saturating_sub(1)) / u128::from(last);
+        (self.next < self.count).then_some(part as u64 * self.blocks * step)
+    }
 }
 
 impl Requests {
     /// Requests for `step`-byte blocks from `start` on, until `end` is covered.
     pub(crate) fn new(start: u64, end: u64, step: u64, digest_size: usize) -> Self {
-        Self { position: start, end, step, digest_size }
+        Self { position: start, end, step, digest_size, sample: None }
+    }
+
+    /// Requests for `parts` parts of what is before `end`, one a part.
+    pub(crate) fn sample(end: u64, step: u64, digest_size: usize, parts: NonZeroU64) -> Self {
+        let blocks = (PART / step).clamp(1, u64::from(limits::max_hashes(digest_size)));
+        let all = end.div_ceil(blocks * step);
+        let sample = Some(Sample { count: parts.get().min(all), all, blocks, next: 0 });
+        Self { sample, ..Self::new(0, end, step, digest_size) }
     }
 
     /// Where the next request begins.
@@ -68,6 +103,13 @@ impl Requests {
 
     /// The next request, if anything is left.
     pub(crate) fn take(&mut self) -> Result<Option<HashRange>> {
+        if let Some(sample) = &mut self.sample {
+            let Some(start) = sample.start(self.step) else { return Ok(None) };
+            let count = (self.end - start).div_ceil(self.step).min(sample.blocks);
+            sample.next += 1;
+            self.position = sample.start(self.step).unwrap_or(self.end);
+            return Ok(Some(HashRange::new(start, self.step, count as u32)?));
+        }
         if self.position >= self.end {
             return Ok(None);
         }
@@ -105,6 +147,19 @@ mod tests {
                 assert!(count <= limits::max_hashes(digest_size));
             }
         }
+    }
+
+    #[test]
+    fn a_sample_has_the_first_and_the_last_part_and_some_between() {
+        let parts = |end, step, count| ranges(Requests::sample(end, step, 16, NonZeroU64::new(count).unwrap()));
+        assert_eq!(parts(0, 4096, 3), []);
+        assert_eq!(parts(5000, 4096, 3), [(0, 4096, 2)]);
+        assert_eq!(parts((10 << 20) + 1, 4096, 3), [(0, 4096, 256), (5 << 20, 4096, 256), (10 << 20, 4096, 1)]);
+        assert_eq!(parts(2 << 20, 4096, 9), [(0, 4096, 256), (1 << 20, 4096, 256)]);
+        assert_eq!(parts(8 << 20, 4096, 1), [(0, 4096, 256)]);
+        // Large blocks are parts of their own, and small ones are as many as a message has digests of.
+        assert_eq!(parts(9 << 20, 4 << 20, 2), [(0, 4 << 20, 1), (8 << 20, 4 << 20, 1)]);
+        assert_eq!(parts(8190, 1, 5), [(0, 1, 8190)]);
     }
 
     #[test]

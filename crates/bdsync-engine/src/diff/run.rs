@@ -61,6 +61,9 @@ pub(crate) struct Run<'a, W, P> {
     /// Remote bytes that were asked for.
     blocks_open: usize,
     released: u64,
+    /// How much of the first pass was asked for, and where it ends.
+    sampled_bytes: u64,
+    end: u64,
     copy: Vec<u8>,
     stats: DiffStats,
 }
@@ -101,7 +104,12 @@ impl<'a, W: Write, P: Write> Run<'a, W, P> {
             checksum,
             small: hasher(options.block_size),
             large,
-            first: Requests::new(0, compare, first_step, algorithm.digest_size()),
+            first: match options.sample {
+                Some(parts) => Requests::sample(compare, first_step, algorithm.digest_size(), parts),
+                None => Requests::new(0, compare, first_step, algorithm.digest_size()),
+            },
+            sampled_bytes: 0,
+            end: compare,
             second: VecDeque::new(),
             flights: VecDeque::new(),
             first_flight: 0,
@@ -141,6 +149,9 @@ impl<'a, W: Write, P: Write> Run<'a, W, P> {
         let (position, size) = (self.stats.compared_bytes, self.stats.compared_bytes);
         self.connection.context.observer.event(&Event::Progress { position, size, patch_bytes: written.patch_bytes });
         self.connection.context.observer.event(&Event::SessionDone);
+        if self.options.sample.is_some() {
+            self.stats.compared_bytes = self.sampled_bytes;
+        }
         Ok((patch, self.stats))
     }
 
@@ -187,6 +198,9 @@ impl<'a, W: Write, P: Write> Run<'a, W, P> {
         }
         let pass = if self.large.is_some() { Pass::Large } else { Pass::Small };
         let range = self.first.take()?;
+        if let Some(range) = &range {
+            self.sampled_bytes += range.end().min(self.end) - range.start();
+        }
         if let (Some(range), Some(checksum)) = (&range, &mut self.checksum) {
             checksum.extend(range.end());
         }
