@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use memmap2::{Advice, Mmap, MmapOptions};
+use memmap2::{Advice, Mmap, MmapOptions, UncheckedAdvice};
 
 use crate::buffer::AlignedBuffer;
 use crate::device::{Device, DeviceKind, ended};
@@ -110,5 +110,17 @@ impl BlockReader for MappedReader {
         visit: &mut dyn FnMut(&[u8]),
     ) -> Result<(), DeviceError> {
         self.lend(position, length, visit)
+    }
+
+    fn forget(&self, start: u64, end: u64) {
+        let range = usize::try_from(start).ok().zip(usize::try_from(end.min(self.device.size())).ok());
+        if let (Some(map), Some((start, end))) = (&self.map, range)
+            && start < end
+        {
+            // SAFETY: the map shows a file's pages and nothing was written through it, so pages
+            // that go are the file's when they come back.
+            // Advice: whether it is taken changes no result.
+            let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
+        }
     }
 }

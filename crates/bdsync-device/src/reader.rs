@@ -36,6 +36,10 @@ pub trait BlockReader: Send + Sync {
         scratch: &mut AlignedBuffer,
         visit: &mut dyn FnMut(&[u8]),
     ) -> Result<(), DeviceError>;
+
+    /// These bytes will not be looked at again soon: what this reader holds of them can go.
+    /// Whoever calls this from many threads spares one of them to do it all at the end.
+    fn forget(&self, _start: u64, _end: u64) {}
 }
 
 /// How bytes come from a device.

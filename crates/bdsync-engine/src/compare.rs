@@ -303,6 +303,8 @@ impl Sides {
                 }
             }
         }
+        self.source.reader.forget(start, end);
+        self.target.reader.forget(start, end);
         if self.flush_cache {
             self.source.reader.device().release(start, end);
             self.target.reader.device().release(start, end);
