@@ -113,14 +113,19 @@ exec 9<&-
 ends 0 bdsync-manager; said 'Removing the snapshot vg0/bdsync-snapshot'
 nothing_left; same /dev/vg0/data /target.img; cp /before /target.img
 # Sizes.
+lvcreate -qy -l 90%FREE -n filler vg0 > /dev/null
 task 'lvm_snapshot_size = "1G"'
-ends 3 bdsync-manager; said 'bytes free, and the snapshot of data needs 1073741824'
+ends 3 bdsync-manager; said 'bytes free, and the snapshot of data needs 25165824'
+lvremove -qy vg0/filler > /dev/null
+# Larger than one can get: LVM takes what it needs.
+ends 0 bdsync-manager; same /dev/vg0/data /target.img; nothing_left; cp /before /target.img
 task 'lvm_snapshot_size = "many"'
 ends 2 bdsync-manager; said 'expected a size as LVM writes it'
 task
 ends 3 bdsync-manager; said 'lvm_snapshot_size is missing'
 # What is no volume, and what is not active.
-config '[task.t]' 'source_path = "/dev/vdb"' 'target_path = "/target.img"' 'target_patch_dir = "/patches"' 'snapshot = "lvm"'
+config '[task.t]' 'source_path = "/dev/vdb"' 'target_path = "/target.img"' 'target_patch_dir = "/patches"' \
+    'snapshot = "lvm"' 'size_policy = "minsize"'
 ends 3 bdsync-manager; said 'is no active logical volume'
 lvchange -qan vg0/data
 task 'lvm_snapshot_size = "8M"'
@@ -190,21 +195,41 @@ LVM
 chmod 755 /bin/killing-lvm
 config '[task.t]' 'source_path = "/dev/vg0/data"' 'target_vg = "vg1"' 'create_target_if_missing = true' \
     'target_patch_dir = "/patches"' 'snapshot = "lvm"' 'lvm_snapshot_size = "8M"' 'lvm_program_path = "/bin/killing-lvm"' \
-    'target_snapshots = 2' 'target_snapshot_size = "8M"'
+    'target_snapshots = 1' 'target_snapshot_size = "20M"'
 for stage in 'before lvs' 'after lvs' 'before lvcreate' 'after lvcreate' 'before vgs' 'after vgs' 'before lvremove' 'after lvremove'; do
     echo "$stage" > /kill-at
     ends 137 bdsync-manager
     [ ! -e /kill-at ] || fail "nobody was killed $stage"
-    case $stage in 'after lvcreate'|'before lvremove')
-        ends 0 bdsync-manager status
-        said 'the next run removes it\|KILLED';;
+    # What is left is told of, and found under any name.
+    other=
+    case $stage in 'after lvcreate')
+        ends 0 bdsync-manager status; said 'vg0/bdsync-snapshot is left: the next run removes it'
+        other='run --set lvm_snapshot_name=other';;
     esac
-    ends 0 bdsync-manager
+    ends 0 bdsync-manager $other
     same /dev/vg0/data /dev/vg1/data; nothing_left
     change /dev/vg0/data 3 700 4000
     # Not there at the next stage that makes it.
     case $stage in 'after lvcreate'|'before vgs') lvremove -qy --select 'lv_tags=bdsync-manager.rollback' > /dev/null; lvremove -qy vg1/data > /dev/null;; esac
 done
+# While the target is extended over a way back.
+change /dev/vg0/data 6; ends 0 bdsync-manager
+for stage in 'after lvchange' 'before lvextend' 'after lvextend'; do
+    lvextend -qy -L +4M vg0/data > /dev/null; change /dev/vg0/data 7
+    echo "$stage" > /kill-at
+    ends 137 bdsync-manager
+    [ ! -e /kill-at ] || fail "nobody was killed $stage"
+    ends 0 bdsync-manager
+    same /dev/vg0/data /dev/vg1/data; nothing_left
+done
+# A snapshot whose run goes on is nobody else's leftover.
+dd if=/dev/urandom of=/dev/vg0/data bs=1M count=16 conv=fsync 2> /dev/null
+bdsync-manager run --set bandwidth_limit=4m > /tmp/slow 2>&1 & run=$!
+while ! [ -s /patches/*.partial ]; do :; done
+sed 's/target_vg.*/target_path = "\/other.img"/; /target_snap/d' /etc/bdsync-manager.toml > /other.toml
+ends 3 bdsync-manager --config /other.toml --state-dir /other-state; said 'belongs to a run that goes on'
+wait $run || { cat /tmp/slow; fail "the first run"; }
+same /dev/vg0/data /dev/vg1/data; nothing_left
 # At any other moment.
 for delay in 0.05 0.1 0.15 0.2 0.3 0.4 0.5 0.6 0.8 1; do
     change /dev/vg0/data 5 800 3000
@@ -266,7 +291,7 @@ generations write /dev/vg0/db /dev/vg0/log > /tmp/writer & writer=$!
 while ! grep -q WRITING /tmp/writer; do :; done
 group() {
     config '[defaults]' 'target_patch_dir = "/patches"' 'create_target_if_missing = true' 'snapshot = "lvm"' \
-        'lvm_snapshot_size = "8M"' 'consistency_group = "database"' 'lvm_program_path = "/bin/counted-lvm"' \
+        'lvm_snapshot_size = "16M"' 'consistency_group = "database"' 'lvm_program_path = "/bin/counted-lvm"' \
         'hook_snapshot_before = "echo before >> /hooks"' 'hook_snapshot_after = "echo after >> /hooks"' "$1" \
         '[task.db]' 'source_path = "/dev/vg0/db"' 'target_path = "/copies/db.img"' \
         '[task.log]' 'source_path = "/dev/vg0/log"' 'target_path = "/copies/log.img"'
@@ -283,8 +308,9 @@ done
 # Without all of them there is none, and hooks that freeze are followed by those that thaw.
 cp /copies/db.img /before
 : > /hooks
-sed -i 's/lvm_snapshot_size = "8M"/lvm_snapshot_size = "1G"/' /etc/bdsync-manager.toml
-ends 3 bdsync-manager; said 'consistency group database'; said 'the snapshot of db needs'
+lvcreate -qy -l 85%FREE -n filler vg0 > /dev/null
+ends 3 bdsync-manager; said 'consistency group database'; said 'the snapshot of .* needs'
+lvremove -qy vg0/filler > /dev/null
 same /before /copies/db.img; nothing_left
 group 'fsfreeze = true'
 sed -i 's/echo before/false/' /etc/bdsync-manager.toml
@@ -384,8 +410,15 @@ all_about_targets() {
     # There is no space for a way back: nothing is changed.
     change $SOURCE 4
     cp /dev/vg1/data /before
+    lvcreate -qy -l 95%FREE -n filler vg1 > /dev/null
     task 'target_snapshots = 2' 'target_snapshot_size = "1G"'
     ends 3 bdsync-manager; said 'target_snapshot_size 1G'
+    same /before /dev/vg1/data; nothing_left
+    lvremove -qy vg1/filler > /dev/null
+    # One that would overflow in this very run is none.
+    dd if=/dev/urandom of=$SOURCE bs=1M count=6 conv=fsync 2> /dev/null
+    task 'target_snapshots = 2' 'target_snapshot_size = "4M"'
+    ends 3 bdsync-manager; said 'would overflow in this very run'
     same /before /dev/vg1/data; nothing_left
     lvremove -qy --select lv_tags=bdsync-manager.rollback > /dev/null
     # It shrinks only if it may.
@@ -393,8 +426,12 @@ all_about_targets() {
     task
     ends 3 bdsync-manager; said 'target_shrink'
     same /before /dev/vg1/data
+    task 'target_shrink = true' 'target_snapshots = 1' 'target_snapshot_size = "100%ORIGIN"'
+    ends 0 bdsync-manager; said 'stays larger than the source'
+    begins_same $SOURCE /dev/vg1/data; nothing_left
+    lvremove -qy --select lv_tags=bdsync-manager.rollback > /dev/null
     task 'target_shrink = true'
-    ends 0 bdsync-manager; same $SOURCE /dev/vg1/data; nothing_left
+    ends 0 bdsync-manager; said 'Resized the target volume /dev/vg1/data from'; same $SOURCE /dev/vg1/data; nothing_left
     # What does not fit is said before anything is done.
     lvextend -qy -L 80M $SOURCE > /dev/null
     lvcreate -qy -l 95%FREE -n rest vg1 > /dev/null
@@ -414,6 +451,24 @@ all_about_targets() {
     task 'apply_patch_in_place = true'
     sed -i /target_patch_dir/d /etc/bdsync-manager.toml
     ends 0 bdsync-manager; same $SOURCE /dev/vg1/data
+    # Broken off in place: the way back is still the last good state, and not what was left.
+    task 'apply_patch_in_place = true' 'target_snapshots = 1' 'target_snapshot_size = "100%ORIGIN"' 'bandwidth_limit = "2m"'
+    sed -i /target_patch_dir/d /etc/bdsync-manager.toml
+    cp /dev/vg1/data /good
+    dd if=/dev/urandom of=$SOURCE bs=1M count=8 conv=fsync 2> /dev/null
+    bdsync-manager > /dev/null 2>&1 & run=$!
+    while cmp -s /good /dev/vg1/data; do :; done
+    kill -9 $run; wait $run
+    while pidof bdsync-agent > /dev/null; do :; done
+    sed -i /bandwidth_limit/d /etc/bdsync-manager.toml
+    ends 0 bdsync-manager; same $SOURCE /dev/vg1/data
+    same /good /dev/vg1/data-before-*
+    lvs --noheadings -o lv_tags vg1 | grep -q rollback.open && fail "the run went well"
+    # No file is made in place of a device.
+    task 'target_path = "/dev/no-volume"' 'create_target_if_missing = true'
+    sed -i /target_vg/d /etc/bdsync-manager.toml
+    ends 3 bdsync-manager; said 'no file is made in place of a device'
+    [ ! -e /dev/no-volume ] || fail "a file was made"
 }
 "#;
 
@@ -606,6 +661,11 @@ config '[task.t]' 'source_path = "/dev/vg0/data"' 'target_vg = "vg1"' 'create_ta
     let whole = format!(
         "{common}{}",
         r#"
+# Before anything is made good: the target is as it was, or as it shall be, or a ready patch is there.
+if [ -e /keep/old ] && ! ls /keep/patches | grep -q ready; then
+    now=$(md5sum < /dev/vg1/data)
+    [ "$now" = "$(cat /keep/old)" ] || [ "$now" = "$(md5sum < /dev/vg0/data)" ] || fail "the target is half changed, and there is no patch"
+fi
 ends 0 bdsync-manager --state-dir /keep/state
 same /dev/vg0/data /dev/vg1/data; nothing_left
 ends 0 bdsync-manager --state-dir /keep/state verify
@@ -619,7 +679,9 @@ ends 0 bdsync-manager --state-dir /keep/state verify
         let script = format!(
             "{common}{}",
             r#"
+md5sum < /dev/vg1/data > /keep/old
 dd if=/dev/urandom of=/dev/vg0/data bs=1M count=16 conv=fsync 2> /dev/null
+sync
 echo STARTED
 bdsync-manager --state-dir /keep/state --log-level debug
 echo FINISHED

@@ -5,7 +5,6 @@
 //! follows goes through that descriptor. Whatever happens to links and names meanwhile,
 //! what is opened is what was checked.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
@@ -105,14 +104,13 @@ impl Gate {
         if path.ends_with('/') || path.ends_with("/.") {
             return Err(refuse());
         }
+        // A logical volume that LVM may make. No file is made there; its group's folder need not
+        // be there either, nor lead to what is in it.
+        if self.volume_folder(path).is_some_and(|group| self.names(path, group)) {
+            return Ok(Handle::new(path, asked.into(), false, None));
+        }
         let parent = asked.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let folder = match resolve(parent, OFlags::DIRECTORY) {
-            // The folder of a volume group is there only while it has active volumes.
-            Err(rustix::io::Errno::NOENT) if self.volume_folder(path).is_some_and(|group| self.names(path, group)) => {
-                return Ok(Handle::new(path, asked.into(), false, None));
-            }
-            folder => folder.map_err(|_| refuse())?,
-        };
+        let folder = resolve(parent, OFlags::DIRECTORY).map_err(|_| refuse())?;
         // A link whose end is missing is no place to make something.
         if link(&folder).join(name).symlink_metadata().is_ok() {
             return Err(refuse());
@@ -123,8 +121,7 @@ impl Gate {
                 let stat = resolve(dir, OFlags::DIRECTORY).ok().and_then(|dir| fstat(&dir).ok());
                 stat.zip(fstat(&folder).ok()).is_some_and(|(one, other)| is_same(&one, &other))
             };
-            let is_named = entry.file_name().is_some_and(|entry| entry == name || is_like(entry, name));
-            is_named && entry.parent().is_some_and(same)
+            entry.file_name() == Some(name) && entry.parent().is_some_and(same)
         });
         match named || self.allows(&folder) {
             true => Ok(Handle::new(path, link(&folder).join(name), false, Some(folder))),
@@ -192,12 +189,6 @@ impl Gate {
             false => Ok(()),
         }
     }
-}
-
-/// Whether a name is like the last part of a pattern.
-fn is_like(pattern: &OsStr, name: &OsStr) -> bool {
-    let (Some(pattern), Some(name)) = (pattern.to_str(), name.to_str()) else { return false };
-    glob::Pattern::new(pattern).is_ok_and(|pattern| pattern.matches(name))
 }
 
 fn is_within(descriptor: &OwnedFd, stat: &Stat, allowed: &Path) -> bool {

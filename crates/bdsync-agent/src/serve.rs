@@ -220,6 +220,7 @@ impl Agent<'_> {
             Request::Create { path } => {
                 self.gate.may_write("create a target")?;
                 let handle = self.gate.target(path)?;
+                guard::check_place(Path::new(path))?;
                 let made = File::options().write(true).create_new(true).mode(0o600).open(&handle.path);
                 made.map_err(|error| {
                     TargetError::refused(format!("cannot create the target {path}: {}", plain(&error)))
@@ -279,6 +280,11 @@ impl Agent<'_> {
                 let volume = self.volume(path, vg, "take a snapshot")?;
                 let name = volume::keep_for_rollback(&Lvm::of_this_machine(), &volume, rollback)?;
                 json(NewSnapshot { name })
+            }
+            Request::VolumeSettled { path, vg, keep } => {
+                let volume = self.volume(path, vg, "remove a snapshot")?;
+                volume::settle_rollback(&Lvm::of_this_machine(), &volume, *keep)?;
+                json(serde_json::Map::new())
             }
             Request::Bench { path, seconds } => {
                 let handle = path.as_deref().map(|path| self.gate.target(path)).transpose()?;

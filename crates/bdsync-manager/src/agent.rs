@@ -66,6 +66,16 @@ pub(crate) struct AgentSession<'a> {
     is_comparing: bool,
 }
 
+/// What becomes of a target.
+#[derive(Clone, Copy)]
+struct Goal {
+    /// The size that it shall have, in bytes.
+    size: u64,
+    is_new: bool,
+    /// Whether this run made it: there is nothing to go back to.
+    created: bool,
+}
+
 /// Where a comparison can go on after its connection broke.
 pub(crate) struct Resume {
     shape: Shape,
@@ -254,7 +264,8 @@ impl<'a> AgentSession<'a> {
         }
         match facts.kind.as_str() {
             "other" => return Err(Failure::new(format!("the target {target} is neither a file nor a block device"))),
-            "missing" if !self.task.create_target => return Err(missing()),
+            // A volume may be there and not be active.
+            "missing" if !self.task.create_target && self.task.volume.is_none() => return Err(missing()),
             _ => {}
         }
         match &self.task.patch_folder {
@@ -270,13 +281,19 @@ impl<'a> AgentSession<'a> {
     pub(crate) fn look(&mut self) -> Result<(bool, bool), Failure> {
         let facts = self.facts()?;
         self.check(&facts)?;
-        Ok((facts.kind != "missing", facts.ready.is_some()))
+        match facts.kind != "missing" || self.task.create_target {
+            true => Ok((facts.kind != "missing", facts.ready.is_some())),
+            false => Err(missing()),
+        }
     }
 
     /// What a run would find. Nothing is written.
     pub(crate) fn dry_run(&mut self, source: &Arc<Device>) -> Result<TaskStats, Failure> {
         let facts = self.facts()?;
         self.check(&facts)?;
+        if facts.kind == "missing" && !self.task.create_target {
+            return Err(missing());
+        }
         if facts.kind == "missing" {
             return Ok(TaskStats { changed_bytes: source.size(), ..TaskStats::default() });
         }
@@ -291,8 +308,9 @@ impl<'a> AgentSession<'a> {
         let preparing = |failure: Failure| failure.during("preparing");
         let mut facts = self.facts().map_err(preparing)?;
         self.check(&facts)?;
+        let mut created = false;
         if facts.kind == "missing" && self.task.volume.is_some() {
-            self.ensure_volume(source.size()).map_err(preparing)?;
+            created = self.ensure_volume(source.size(), false).map_err(preparing)?;
             facts = self.facts().map_err(preparing)?;
         } else if facts.kind == "missing" {
             let target = self.task.target.display();
@@ -316,7 +334,7 @@ impl<'a> AgentSession<'a> {
             }
         }
         if self.task.volume.is_some() && facts.size != Some(source.size()) {
-            self.ensure_volume(source.size()).map_err(preparing)?;
+            self.ensure_volume(source.size(), false).map_err(preparing)?;
             facts = self.facts().map_err(preparing)?;
         }
         let target_bytes = facts.size.unwrap_or(0);
@@ -324,9 +342,10 @@ impl<'a> AgentSession<'a> {
         let is_new = self.task.create_target && facts.kind == "file" && target_bytes == 0;
         let size = final_size(self.task, source.size(), target_bytes, facts.kind == "block", is_new)?;
         match self.place() {
-            Some(place) => self.two_phases(source, &place, &facts, size, is_new, &mut stats)?,
+            Some(place) => self.two_phases(source, &place, &facts, Goal { size, is_new, created }, &mut stats)?,
             None => self.in_place(source, size, is_new, &mut stats)?,
         }
+        self.settle_volume(source.size()).map_err(|failure| failure.during("the target is up to date"))?;
         if self.task.verify != Verify::Off && !self.about.append_only_patches {
             self.job.reporter.phase(Phase::Verify, source.size());
             let parts = (self.task.verify == Verify::Sample).then_some(SAMPLE);
@@ -343,18 +362,33 @@ impl<'a> AgentSession<'a> {
         Ok(stats)
     }
 
-    /// Sees to it that a target that is a logical volume holds what it has to.
-    fn ensure_volume(&mut self, bytes: u64) -> Result<(), Failure> {
-        let Some(volume) = &self.task.volume else { return Ok(()) };
-        let (path, vg, wish) = (self.target(), volume.group.clone(), volume.wish(self.task, bytes));
+    /// Sees to it that a target that is a logical volume holds what it has to; says whether it
+    /// was made.
+    fn ensure_volume(&mut self, bytes: u64, cut: bool) -> Result<bool, Failure> {
+        let Some(volume) = &self.task.volume else { return Ok(false) };
+        let (path, vg, wish) = (self.target(), volume.group.clone(), volume.wish(self.task, bytes, cut));
         let state: VolumeState = self.call(&Request::Volume { path, vg, wish })?;
         tell_of_volume(self.task, &state);
+        Ok(state.created)
+    }
+
+    /// All is in the target that has to be: what is behind it may go, and old ways back.
+    fn settle_volume(&mut self, bytes: u64) -> Result<(), Failure> {
+        let Some(volume) = self.task.volume.as_ref().filter(|_| !self.about.append_only_patches) else { return Ok(()) };
+        if volume.snapshots > 0 {
+            let (path, vg, keep) = (self.target(), volume.group.clone(), volume.snapshots);
+            self.call::<serde::de::IgnoredAny>(&Request::VolumeSettled { path, vg, keep })?;
+        }
+        if volume.shrink && self.facts()?.size.is_some_and(|size| size > bytes) {
+            self.ensure_volume(bytes, true)?;
+        }
         Ok(())
     }
 
     /// Keeps a target that is a logical volume as it is, as the way back.
-    fn keep_for_rollback(&mut self) -> Result<(), Failure> {
-        let wanted = self.task.volume.as_ref().and_then(|volume| Some((&volume.group, volume.rollback(self.task)?)));
+    fn keep_for_rollback(&mut self, changed_bytes: u64) -> Result<(), Failure> {
+        let wanted = self.task.volume.as_ref();
+        let wanted = wanted.and_then(|volume| Some((&volume.group, volume.rollback(self.task, changed_bytes)?)));
         // An agent that applies nothing makes no snapshots either; whoever applies does.
         let Some((group, rollback)) = wanted.filter(|_| !self.about.append_only_patches) else { return Ok(()) };
         let (path, vg) = (self.target(), group.clone());
@@ -465,11 +499,12 @@ impl<'a> AgentSession<'a> {
         source: &mut OpenSource,
         place: &Place,
         facts: &Facts,
-        size: u64,
-        is_new: bool,
+        goal: Goal,
         stats: &mut TaskStats,
     ) -> Result<(), Failure> {
+        let Goal { size, is_new, created } = goal;
         let started = Instant::now();
+        self.job.comparing(self.task, source)?;
         self.job.reporter.phase(Phase::Compare, size);
         let generating = |failure: Failure| failure.during("generating the patch; the target was not changed");
         let target_bytes = facts.size.unwrap_or(0);
@@ -503,7 +538,7 @@ impl<'a> AgentSession<'a> {
             // It cannot be gone on with (its machine may have lost the end of it).
             Err(Failure::Permanent(why)) if checkpoint.is_some() => {
                 tracing::warn!(task = self.task.name, "{why}. All is compared anew");
-                return self.two_phases(source, place, facts, size, is_new, stats);
+                return self.two_phases(source, place, facts, goal, stats);
             }
             Err(failure) => {
                 // What was found so far is as good as before.
@@ -552,10 +587,12 @@ impl<'a> AgentSession<'a> {
             self.discard(place);
             return Err(generating(Failure::Connection("the stored patch is not what was sent".into())));
         }
-        self.keep_for_rollback().map_err(|failure| {
-            self.discard(place);
-            failure.during("keeping the target as it was; it was not changed")
-        })?;
+        if !created {
+            self.keep_for_rollback(patch.data_bytes).map_err(|failure| {
+                self.discard(place);
+                failure.during("keeping the target as it was; it was not changed")
+            })?;
+        }
         let state = redo_state(self.task, (patch.patch_bytes, sha256), size, target_bytes);
         let request = Request::Commit { place: place.clone(), state: state.clone() };
         let committed = self.call::<serde::de::IgnoredAny>(&request);
@@ -609,8 +646,9 @@ impl<'a> AgentSession<'a> {
         let partly = |failure: Failure| {
             failure.during("changing the target in place; it may be PARTLY CHANGED until a run ends well")
         };
-        self.keep_for_rollback()
-            .map_err(|failure| failure.during("keeping the target as it was; it was not changed"))?;
+        self.job.comparing(self.task, source)?;
+        let keeping = |failure: Failure| failure.during("keeping the target as it was; it was not changed");
+        self.keep_for_rollback(0).map_err(keeping)?;
         let policy = if is_new { SizePolicy::Resize } else { self.task.compare.size_policy };
         let shape = self.shape(size)?;
         let mut request = Compare::new(&self.target(), &shape);

@@ -64,16 +64,16 @@ fn connect<'a>(task: &'a Task, remote: &'a Remote, job: &'a Job<'a>) -> Result<F
     }
 }
 
-/// The source itself, of which nothing is written.
+/// The source itself.
 fn local_source(task: &Task) -> Result<OpenSource, Failure> {
     OpenSource::open(&task.source)
 }
 
 /// Brings a task's target up to date.
 pub(crate) fn run(task: &Task, job: &Job<'_>) -> Result<TaskStats, Failure> {
-    let Some(remote) = &task.remote else { return local::run(task, &mut job.open_source(task)?, job) };
+    let Some(remote) = &task.remote else { return local::run(task, &mut local_source(task)?, job) };
     // What is wrong here shows before anything is asked of another machine.
-    let source = if task.pull { None } else { Some(job.open_source(task)?) };
+    let source = if task.pull { None } else { Some(local_source(task)?) };
     match (connect(task, remote, job)?, source) {
         (FarEnd::Agent(agent), Some(mut source)) => agent.push(&mut source),
         (FarEnd::Stock(far), Some(mut source)) => far.run(&mut source),

@@ -237,6 +237,7 @@ impl<'a> Far<'a> {
         if survey.exists() {
             return Ok(());
         }
+        bdsync_target::guard::check_place(&self.task.target)?;
         tracing::warn!(task = self.task.name, "Creating missing target file: {}", self.task.target.display());
         self.connection
             .run(&format!("umask 077; set -C; : > {}", quote_path(&self.task.target)))
@@ -376,6 +377,7 @@ impl<'a> Far<'a> {
         stats: &mut TaskStats,
     ) -> Result<(), Failure> {
         let started = Instant::now();
+        self.job.comparing(self.task, source)?;
         self.job.reporter.phase(Phase::Compare, source.size());
         let mut store = self.connection.start(&(self.names() + "umask 077\nexec cat > \"$k.partial\""))?;
         let Some(input) = store.stdin.take() else { return Err(Failure::new("the far end has no streams")) };
@@ -504,6 +506,7 @@ impl<'a> Far<'a> {
 
     fn in_place(&self, source: &mut OpenSource, policy: SizePolicy, stats: &mut TaskStats) -> Result<(), Failure> {
         let started = Instant::now();
+        self.job.comparing(self.task, source)?;
         self.job.reporter.phase(Phase::Compare, source.size());
         let script =
             format!("{}{}{SYNC}{} || exit\nmake_durable \"$t\"", self.names(), heartbeat(), self.patch_command(policy));

@@ -71,9 +71,10 @@ pub(crate) fn run(task: &Task, moment: Moment<'_>, control: &Control) -> Result<
             .env("BDSYNC_PATCH_BYTES", stats.patch_bytes.to_string()),
         Moment::Error(error) => command.env("BDSYNC_RESULT", "failed").env("BDSYNC_ERROR", error),
     };
-    // An error hook reports a cancelled task, too, and what was frozen has to thaw: they have
-    // a moment for that.
-    let is_error = matches!(moment, Moment::Error(_) | Moment::SnapshotAfter);
+    // An error hook reports a cancelled task, too: it has a moment for that.
+    let is_error = matches!(moment, Moment::Error(_));
+    // What was frozen has to thaw, whatever happens.
+    let is_thaw = moment == Moment::SnapshotAfter;
     let output = runtime.block_on(async {
         let mut child = command.spawn()?;
         let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
@@ -83,7 +84,7 @@ pub(crate) fn run(task: &Task, moment: Moment<'_>, control: &Control) -> Result<
             tokio::select! {
                 status = child.wait() => break status?,
                 () = tokio::time::sleep(Duration::from_millis(50)) => {
-                    if !control.cancellation.is_cancelled() {
+                    if is_thaw || !control.cancellation.is_cancelled() {
                         continue;
                     }
                     let since = *cancelled.get_or_insert_with(Instant::now);

@@ -47,6 +47,11 @@ pub(crate) trait Source {
         job: &Job<'_>,
     ) -> Result<CompareStats, Failure>;
 
+    /// It is about to be compared.
+    fn comparing(&mut self, _: &Task, _: &Job<'_>) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// It was compared, and is not needed any more unless there is something to verify.
     fn compared(&mut self, _: &Task, _: &Job<'_>) {}
 }
@@ -70,6 +75,10 @@ impl Source for OpenSource {
         Ok(compare(self.device()?, target, options, difference, job.context())?)
     }
 
+    fn comparing(&mut self, task: &Task, job: &Job<'_>) -> Result<(), Failure> {
+        job.comparing(task, self)
+    }
+
     fn compared(&mut self, task: &Task, job: &Job<'_>) {
         job.compared(task, self);
     }
@@ -78,7 +87,7 @@ impl Source for OpenSource {
 /// Brings the target up to date with `source`.
 pub(crate) fn run(task: &Task, source: &mut dyn Source, job: &Job<'_>) -> Result<TaskStats, Failure> {
     let redo = task.patch_folder.as_deref().map(|folder| Redo::new(folder, &task.target)).transpose()?;
-    ensure_target(task, source.size())?;
+    let created = ensure_target(task, source.size())?;
     check(source, task)?;
     let mut lock = guard::lock_target(&task.target)?;
     let mut stats = TaskStats::default();
@@ -88,7 +97,7 @@ pub(crate) fn run(task: &Task, source: &mut dyn Source, job: &Job<'_>) -> Result
     if task.volume.is_some() && Device::open(&task.target, Access::Read)?.size() != source.size() {
         // Whoever has it open keeps LVM from changing it.
         drop(lock);
-        ensure_volume(task, source.size())?;
+        ensure_volume(task, source.size(), false)?;
         lock = guard::lock_target(&task.target)?;
     }
     let target = Device::open(&task.target, Access::Read)?;
@@ -97,11 +106,13 @@ pub(crate) fn run(task: &Task, source: &mut dyn Source, job: &Job<'_>) -> Result
     let size = final_size(task, source.size(), target.size(), target.kind() == DeviceKind::Block, is_new)?;
     match &redo {
         Some(redo) => {
-            let far = Target { device: target, lock: &lock, is_new };
+            let far = Target { device: target, lock: &lock, is_new, created };
             two_phases(task, source, far, size, redo, job, &mut stats)?;
         }
         None => in_place(task, source, size, &lock, job, &mut stats)?,
     }
+    drop(lock);
+    settle_volume(task, source.size())?;
     if task.verify != Verify::Off {
         job.reporter.phase(Phase::Verify, size);
         let (ranges, found) = differences(task, source, task.verify == Verify::Sample, job)?;
@@ -162,18 +173,38 @@ pub(crate) fn missing() -> Failure {
     Failure::new("The target does not exist (while 'create_target_if_missing' is disabled)")
 }
 
-/// Sees to it that a target that is a logical volume holds what it has to.
-fn ensure_volume(task: &Task, bytes: u64) -> Result<(), Failure> {
-    let Some(volume) = &task.volume else { return Ok(()) };
+/// Sees to it that a target that is a logical volume holds what it has to; says whether it
+/// was made.
+fn ensure_volume(task: &Task, bytes: u64, cut: bool) -> Result<bool, Failure> {
+    let Some(volume) = &task.volume else { return Ok(false) };
     let name = VolumeName::new(&task.target, &volume.group)?;
-    let state = volume::ensure(&Lvm::new(&volume.program), &name, &volume.wish(task, bytes))?;
+    let state = volume::ensure(&Lvm::new(&volume.program), &name, &volume.wish(task, bytes, cut))?;
     tell_of_volume(task, &state);
+    Ok(state.created)
+}
+
+/// All is in the target that has to be: what is behind it may go, and old ways back.
+fn settle_volume(task: &Task, bytes: u64) -> Result<(), Failure> {
+    let Some(volume) = &task.volume else { return Ok(()) };
+    if volume.snapshots > 0 {
+        let name = VolumeName::new(&task.target, &volume.group)?;
+        volume::settle_rollback(&Lvm::new(&volume.program), &name, volume.snapshots)?;
+    }
+    if volume.shrink && Device::open(&task.target, Access::Read)?.size() > bytes {
+        ensure_volume(task, bytes, true)?;
+    }
     Ok(())
 }
 
 /// Says what became of a target that is a logical volume.
 pub(crate) fn tell_of_volume(task: &Task, state: &VolumeState) {
     let (target, bytes) = (task.target.display(), state.bytes);
+    if let Some(snapshot) = &state.kept_by {
+        tracing::warn!(
+            task = task.name,
+            "The target volume {target} stays larger than the source: LVM makes none smaller that has snapshots, such as {snapshot}"
+        );
+    }
     match state.before_bytes {
         None => tracing::warn!(task = task.name, "Created the missing target volume {target} ({bytes} bytes)"),
         Some(before) if before != bytes => {
@@ -184,9 +215,9 @@ pub(crate) fn tell_of_volume(task: &Task, state: &VolumeState) {
 }
 
 /// Keeps a target that is a logical volume as it is, as the way back.
-fn keep_for_rollback(task: &Task) -> Result<(), Failure> {
-    let Some((volume, rollback)) = task.volume.as_ref().and_then(|volume| Some((volume, volume.rollback(task)?)))
-    else {
+fn keep_for_rollback(task: &Task, changed_bytes: u64) -> Result<(), Failure> {
+    let wanted = task.volume.as_ref().and_then(|volume| Some((volume, volume.rollback(task, changed_bytes)?)));
+    let Some((volume, rollback)) = wanted else {
         return Ok(());
     };
     let name = VolumeName::new(&task.target, &volume.group)?;
@@ -195,15 +226,18 @@ fn keep_for_rollback(task: &Task) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Makes the target if it is missing and may be made.
-fn ensure_target(task: &Task, bytes: u64) -> Result<(), Failure> {
+/// Makes the target if it is missing and may be made; says whether it was.
+fn ensure_target(task: &Task, bytes: u64) -> Result<bool, Failure> {
     let target = &task.target;
     match fs::metadata(target) {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && task.volume.is_some() => ensure_volume(task, bytes),
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && task.volume.is_some() => {
+            ensure_volume(task, bytes, false)
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound && task.create_target => {
+            guard::check_place(target)?;
             tracing::warn!(task = task.name, "Creating missing target file: {}", target.display());
-            File::options().write(true).create_new(true).mode(0o600).open(target).map(drop).map_err(|error| {
+            File::options().write(true).create_new(true).mode(0o600).open(target).map(|_| true).map_err(|error| {
                 Failure::new(format!("cannot create the target {}: {}", target.display(), plain(&error)))
             })
         }
@@ -277,7 +311,8 @@ fn in_place(
 ) -> Result<(), Failure> {
     let started = Instant::now();
     lock.check(&task.target)?;
-    keep_for_rollback(task)?;
+    source.comparing(task, job)?;
+    keep_for_rollback(task, 0)?;
     let mut target = Device::open(&task.target, Access::ReadWrite)?;
     let resize = task.compare.size_policy != SizePolicy::MinSize || target.size() == 0;
     if target.size() != size && resize {
@@ -315,6 +350,8 @@ struct Target<'a> {
     device: Device,
     lock: &'a TargetLock,
     is_new: bool,
+    /// Whether this run made it: there is nothing to go back to.
+    created: bool,
 }
 
 fn two_phases(
@@ -328,8 +365,9 @@ fn two_phases(
 ) -> Result<(), Failure> {
     let started = Instant::now();
     redo.check_space(job.expected_patch_bytes.min(size))?;
+    source.comparing(task, job)?;
     job.reporter.phase(Phase::Compare, size);
-    let Target { device, lock, is_new } = target;
+    let Target { device, lock, is_new, created } = target;
     let target_bytes = device.size();
     let (found, patch) = write(redo, task, source, &Arc::new(device), size, job).inspect_err(|_| redo.discard())?;
     source.compared(task, job);
@@ -347,7 +385,9 @@ fn two_phases(
         return Ok(());
     }
     job.reporter.phase(Phase::Commit, patch.0);
-    keep_for_rollback(task).inspect_err(|_| redo.discard())?;
+    if !created {
+        keep_for_rollback(task, found.differing_bytes).inspect_err(|_| redo.discard())?;
+    }
     let state = redo_state(task, patch, size, target_bytes);
     redo.commit(&state, None, job.context()).inspect_err(|_| redo.discard())?;
     stats.generate_seconds = started.elapsed().as_secs_f64();

@@ -66,8 +66,8 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Opens the source, or a snapshot of it where a run wants one.
-    pub(crate) fn open_source(&self, task: &Task) -> Result<OpenSource, Failure> {
+    /// What is to be compared is about to be: from a snapshot, where a run wants one.
+    pub(crate) fn comparing(&self, task: &Task, source: &mut OpenSource) -> Result<(), Failure> {
         let mut hold = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
         if hold.is_wanted && hold.snapshot.is_none() {
             hold.snapshot = snapshot::take(&[task], self.control)?.pop();
@@ -78,8 +78,19 @@ impl<'a> Job<'a> {
                 self.note(|pending| pending.snapshot = name);
             }
         }
-        let path = hold.snapshot.as_ref().map_or(task.source.as_path(), |snapshot| snapshot.path());
-        OpenSource::open(path)
+        let Some(snapshot) = &hold.snapshot else { return Ok(()) };
+        let taken = OpenSource::open(snapshot.path())?;
+        if taken.bytes != source.bytes {
+            // The target was made ready for the size before.
+            return Err(Failure::new(format!(
+                "the source {} was resized during the run, from {} to {} bytes; the target was not changed",
+                task.source.display(),
+                source.bytes,
+                taken.bytes
+            )));
+        }
+        *source = taken;
+        Ok(())
     }
 
     /// The comparison is over: a snapshot that nothing needs any more goes.
@@ -110,7 +121,8 @@ impl<'a> Job<'a> {
         if *pending == before {
             return;
         }
-        if let Err(error) = self.control.state.note(&self.control.config, &self.task, &pending) {
+        if let Err(error) = self.control.state.note(&self.control.config, &self.task, |known| *known = pending.clone())
+        {
             tracing::warn!(task = self.task, "What is pending cannot be remembered: {error:#}");
         }
     }
@@ -205,14 +217,19 @@ pub(crate) async fn run_tasks(tasks: Vec<Task>, control: &Control, options: RunO
     let started = Instant::now();
     let mut outcomes = Vec::new();
     'all: for group in in_groups(tasks) {
-        let mut given = given_to(&group, control, options).await;
-        for task in group {
+        let mut given: Option<VecDeque<Given>> = None;
+        for task in &group {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break 'all };
             if control.cancellation.is_cancelled() {
                 outcomes.push(Outcome::Cancelled);
                 break 'all;
             }
-            let (control, given) = (control.clone(), given.pop_front().unwrap_or(Given::Nothing));
+            // Not before the first of them runs: snapshots fill while they wait.
+            let given = match &mut given {
+                Some(given) => given,
+                None => given.insert(given_to(&group, control, options).await),
+            };
+            let (task, control, given) = (task.clone(), control.clone(), given.pop_front().unwrap_or(Given::Nothing));
             running.spawn_blocking(move || {
                 let outcome = run_task(&task, given, &control, options);
                 drop(slot);

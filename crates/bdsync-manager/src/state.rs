@@ -208,10 +208,11 @@ impl StateFolder {
     }
 
     /// Remembers what is pending in the midst of a run.
-    pub(crate) fn note(&self, config: &Path, task: &str, pending: &Pending) -> Result<()> {
-        self.guarded(|| match self.read_record(config, task)? {
-            Some(record) => self.write_record(config, task, Record { pending: pending.clone(), ..record }),
-            None => Ok(()),
+    pub(crate) fn note(&self, config: &Path, task: &str, change: impl Fn(&mut Pending)) -> Result<()> {
+        self.guarded(|| {
+            let Some(mut record) = self.read_record(config, task)? else { return Ok(()) };
+            change(&mut record.pending);
+            self.write_record(config, task, record)
         })
     }
 

@@ -45,6 +45,21 @@ pub fn check(source: &Path, target: &Path) -> Result<(), TargetError> {
     busy(target)?.map_or(Ok(()), |why| Err(refuse(why)))
 }
 
+/// Refuses places where no file is made: what is missing there is a device.
+///
+/// # Errors
+///
+/// It is such a place.
+pub fn check_place(target: &Path) -> Result<(), TargetError> {
+    match target.starts_with("/dev") && !target.starts_with("/dev/shm") {
+        true => Err(TargetError::refused(format!(
+            "the target {} is missing, and no file is made in place of a device (target_vg makes a logical volume)",
+            target.display()
+        ))),
+        false => Ok(()),
+    }
+}
+
 /// What else uses a target, in words that follow its name.
 ///
 /// # Errors

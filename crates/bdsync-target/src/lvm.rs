@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -83,9 +84,14 @@ impl Volume {
         Path::new("/dev").join(&self.group).join(&self.name)
     }
 
+    /// Its tags.
+    pub fn tags(&self) -> impl Iterator<Item = &str> {
+        self.tags.split(',')
+    }
+
     /// Whether it has a tag.
     pub fn has_tag(&self, tag: &str) -> bool {
-        self.tags.split(',').any(|known| known == tag)
+        self.tags().any(|known| known == tag)
     }
 
     /// Whether it is a snapshot with a size of its own, and not a thin one.
@@ -95,7 +101,8 @@ impl Volume {
 
     /// Whether it holds data for whoever uses it, in place of being a part of another volume.
     pub fn is_ordinary(&self) -> bool {
-        self.attributes.starts_with(['-', 'o', 'O', 'V', 'm', 'M', 'r', 'R', 'C', 'c']) && !self.name.starts_with('[')
+        self.attributes.starts_with(['-', 'o', 'O', 'V', 'v', 'm', 'M', 'r', 'R', 'C', 'c'])
+            && !self.name.starts_with('[')
     }
 
     /// Whether it is active.
@@ -124,6 +131,12 @@ pub struct Group {
     /// The size of its extents, in bytes.
     #[serde(rename = "vg_extent_size", deserialize_with = "number")]
     pub extent_bytes: u64,
+}
+
+#[derive(Deserialize)]
+struct Segment {
+    #[serde(deserialize_with = "number")]
+    stripes: u64,
 }
 
 #[derive(Deserialize)]
@@ -165,8 +178,10 @@ impl Lvm {
     /// What it says when it fails.
     pub fn run(&self, words: &[&str]) -> Result<Vec<u8>, TargetError> {
         let program = self.0.display();
+        // In a group of its own: who stops us with Ctrl-C must not stop it halfway.
         let output = Command::new(&self.0)
             .args(words)
+            .process_group(0)
             .env("LC_ALL", "C")
             .env("LVM_SUPPRESS_FD_WARNINGS", "1")
             .stdin(Stdio::null())
@@ -217,6 +232,16 @@ impl Lvm {
     pub fn volume(&self, full_name: &str) -> Result<Volume, TargetError> {
         let found = self.report("lvs", COLUMNS, &["--", full_name])?.pop();
         found.ok_or_else(|| TargetError::refused(format!("there is no volume {full_name}")))
+    }
+
+    /// Over how many disks a volume is striped at most: it has a multiple of so many extents.
+    ///
+    /// # Errors
+    ///
+    /// When `lvm` fails.
+    pub fn stripes(&self, full_name: &str) -> Result<u64, TargetError> {
+        let segments: Vec<Segment> = self.report("lvs", "stripes", &["--", full_name])?;
+        Ok(segments.iter().map(|segment| segment.stripes).max().unwrap_or(1).max(1))
     }
 
     /// A group.
@@ -280,8 +305,10 @@ pub fn is_size(text: &str) -> bool {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len()));
     let is_number = number.parse().is_ok_and(|number: f64| number > 0.0);
     let units = ["", "%ORIGIN", "%VG", "%FREE", "%PVS"];
+    let mut letters = unit.chars();
+    let is_letter = letters.next().is_some_and(|c| "bskmgtpe".contains(c.to_ascii_lowercase()));
     let is_unit = units.contains(&unit.to_ascii_uppercase().as_str())
-        || (unit.len() <= 3 && unit.starts_with(|c: char| "bBsSkKmMgGtTpPeE".contains(c)));
+        || (is_letter && ["", "b", "ib"].contains(&letters.as_str().to_ascii_lowercase().as_str()));
     is_number && is_unit
 }
 
@@ -313,7 +340,7 @@ mod tests {
         for text in ["5G", "1.5g", "100", "8KiB", "10%ORIGIN", "50%free"] {
             assert!(is_size(text), "{text}");
         }
-        for text in ["", "0", "-5G", "5x", "%ORIGIN", "10%", "10%of", "G", "5 G"] {
+        for text in ["", "0", "-5G", "5x", "5Gxx", "5GG", "%ORIGIN", "10%", "10%of", "G", "5 G"] {
             assert!(!is_size(text), "{text}");
         }
     }

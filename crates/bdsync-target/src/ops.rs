@@ -91,6 +91,8 @@ pub enum Request {
         #[serde(flatten)]
         rollback: Rollback,
     },
+    /// The run went well for which it was kept (section 3.1).
+    VolumeSettled { path: String, vg: String, keep: u32 },
     /// Measures.
     Bench {
         #[serde(default)]
@@ -320,7 +322,7 @@ mod tests {
         assert!(matches!(serde_json::from_str(text).unwrap(), Request::Facts { place: Some(_), .. }));
         let text = r#"{"op":"volume","path":"/dev/v/l","vg":"v","bytes":7,"create":true}"#;
         let Request::Volume { wish, .. } = serde_json::from_str(text).unwrap() else { panic!("{text}") };
-        assert_eq!(wish, VolumeWish { bytes: 7, create: true, shrink: false, pool: None });
+        assert_eq!(wish, VolumeWish { bytes: 7, create: true, shrink: false, cut: false, pool: None });
         let text = r#"{"op":"volume_snapshot","path":"/dev/v/l","vg":"v","keep":2,"task":"t","size":"1G"}"#;
         assert!(matches!(serde_json::from_str(text).unwrap(), Request::VolumeSnapshot { .. }));
         assert_eq!(serde_json::to_string(&Answer::Error("no".into())).unwrap(), r#"{"error":"no"}"#);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bdsync_proto::limits::MAX_BLOCK_SIZE;
+use bdsync_target::volume::VolumeName;
 
 use super::settings::Settings;
 use super::sources::{self, Names};
@@ -93,7 +94,13 @@ impl Resolver<'_> {
         let targets = self.paths(remote.is_some(), pull);
         let legacy = self.file.format == Format::Ini;
         let mut tasks = Vec::new();
-        for Names { name, source, target, problem } in targets {
+        let has_ways_back = volume.as_ref().is_some_and(|volume| volume.snapshots > 0);
+        for Names { name, source, target, mut problem } in targets {
+            let volume_name = volume.as_ref().and_then(|volume| VolumeName::new(&target, &volume.group).ok());
+            if has_ways_back && volume_name.is_some_and(|name| !name.has_room_for_snapshots()) {
+                let text = "the target's name is too long for snapshots of it to have one (target_snapshots)";
+                problem.get_or_insert_with(|| text.into());
+            }
             let settings = &self.settings;
             tasks.push(Task {
                 name,
@@ -496,7 +503,7 @@ impl Resolver<'_> {
         let text = if self.file.format == Format::Ini { text } else { text.replace("{lv}", "{name}") };
         if let Some(group) = &self.settings.target_vg {
             let example = text.replace("{name}", "x");
-            if let Err(error) = bdsync_target::volume::VolumeName::new(Path::new(&example), group) {
+            if let Err(error) = VolumeName::new(Path::new(&example), group) {
                 self.problem("target_path", format!("with target_vg: {error}"));
             }
         }
@@ -505,6 +512,10 @@ impl Resolver<'_> {
 
     /// A task for each volume of a group.
     fn volumes(&mut self, group: &str, target: &str, far_source: bool) -> Vec<Names> {
+        if !bdsync_target::lvm::is_name(group) {
+            self.problem("source_vg", "expected the name of a volume group: letters, digits and + _ . -");
+            return Vec::new();
+        }
         if far_source {
             self.problem("source_vg", "a volume group of another machine cannot be listed; use source_paths");
             return Vec::new();

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bdsync_target::lvm::{Lvm, Volume};
+use bdsync_target::volume::ROLLBACK_TAG;
 use glob::Pattern;
 
 use crate::snapshot::TAG;
@@ -93,8 +94,8 @@ pub(super) fn of_group(task: &str, group: &str, choice: &Choice, target: &str, p
     };
     let chosen = |volume: &&Volume| {
         let is_in = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(&volume.name));
-        // Snapshots that are in the way of nobody but us go and come.
-        let is_data = volume.is_ordinary() && !volume.has_tag(TAG);
+        // What is made for or by runs of ours goes and comes.
+        let is_data = volume.is_ordinary() && !volume.has_tag(TAG) && !volume.has_tag(ROLLBACK_TAG);
         is_data && (choice.include.is_empty() || is_in(&choice.include)) && !is_in(&choice.exclude)
     };
     let found: Vec<_> = volumes

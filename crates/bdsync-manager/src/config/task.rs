@@ -146,15 +146,15 @@ pub(crate) struct TargetVolume {
 }
 
 impl TargetVolume {
-    /// What it shall be for a source of so many bytes.
-    pub(crate) fn wish(&self, task: &Task, bytes: u64) -> VolumeWish {
-        VolumeWish { bytes, create: task.create_target, shrink: self.shrink, pool: self.pool.clone() }
+    /// What it shall be for a source of so many bytes; `cut`: also not larger.
+    pub(crate) fn wish(&self, task: &Task, bytes: u64, cut: bool) -> VolumeWish {
+        VolumeWish { bytes, create: task.create_target && !cut, shrink: self.shrink, cut, pool: self.pool.clone() }
     }
 
-    /// How it is kept as it was before a run.
-    pub(crate) fn rollback(&self, task: &Task) -> Option<Rollback> {
+    /// How it is kept as it was before a run that changes so many bytes.
+    pub(crate) fn rollback(&self, task: &Task, changed_bytes: u64) -> Option<Rollback> {
         let (task, size) = (task.name.clone(), self.snapshot_size.clone());
-        (self.snapshots > 0).then_some(Rollback { keep: self.snapshots, task, size })
+        (self.snapshots > 0).then_some(Rollback { keep: self.snapshots, task, size, changed_bytes })
     }
 }
 

@@ -29,13 +29,13 @@ for n do
     dmsetup suspend -j "${n%:*}" -m "${n#*:}" || { let_go "$@"; exit 1; }
 done
 echo held
-timeout "$limit" head -c 1 > /dev/null || code=3
+timeout -s KILL "$limit" head -c 1 > /dev/null || code=3
 let_go "$@"
 exit $code
 "#;
 
 /// What must go on working meanwhile, or nobody could take the snapshots.
-const NEEDED: [&str; 8] = ["/", "/bin", "/sbin", "/usr", "/lib", "/etc", "/run", "/dev"];
+const NEEDED: [&str; 10] = ["/", "/bin", "/sbin", "/usr", "/usr/sbin", "/lib", "/lib64", "/etc", "/run", "/dev"];
 
 /// Writes that are held.
 pub(super) struct Hold {

@@ -14,6 +14,7 @@ use crate::config::{SnapshotKind, Task};
 use crate::failure::Failure;
 use crate::hooks::{self, Moment};
 use crate::run::Control;
+use crate::state::Pending;
 use clone::Clone;
 use hold::Hold;
 use volume::{Plan, Surroundings};
@@ -59,7 +60,14 @@ fn take_all(tasks: &[&Task], control: &Control) -> Result<Vec<Box<dyn Snapshot>>
         let mut taken: Vec<Box<dyn Snapshot>> = Vec::new();
         for (task, plan) in tasks.iter().zip(&mut plans) {
             taken.push(match plan.take() {
-                Some(plan) => Box::new(plan.create()?),
+                Some(plan) => {
+                    // Before it is there: a run that is killed right after that leaves it.
+                    let note = |pending: &mut Pending| pending.snapshot = Some(plan.name().into());
+                    if let Err(error) = control.state.note(&control.config, &task.name, note) {
+                        tracing::warn!(task = task.name, "What is pending cannot be remembered: {error:#}");
+                    }
+                    Box::new(plan.create()?)
+                }
                 None => Box::new(Clone::take(&task.source)?),
             });
         }
@@ -105,11 +113,14 @@ fn plan(tasks: &[&Task], control: &Control) -> Result<Vec<Option<Plan>>, Failure
     let lvm = Lvm::new(&settings.program);
     let mut surroundings =
         Surroundings { volumes: lvm.volumes()?, lvm, control, spent_bytes: HashMap::new(), names: Vec::new() };
-    tasks
-        .iter()
-        .map(|task| match &task.snapshot {
-            Some(SnapshotKind::Lvm(settings)) => Plan::make(task, settings, &mut surroundings).map(Some),
-            _ => Ok(None),
-        })
-        .collect()
+    // Everybody takes locks in the same order.
+    let mut order: Vec<usize> = (0..tasks.len()).collect();
+    order.sort_by_key(|index| &tasks[*index].source);
+    let mut plans: Vec<Option<Plan>> = tasks.iter().map(|_| None).collect();
+    for index in order {
+        if let Some(SnapshotKind::Lvm(settings)) = &tasks[index].snapshot {
+            plans[index] = Some(Plan::make(tasks[index], settings, &mut surroundings)?);
+        }
+    }
+    Ok(plans)
 }

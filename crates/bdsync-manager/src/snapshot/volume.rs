@@ -17,6 +17,9 @@ use crate::report::binary;
 use crate::run::Control;
 use crate::state::NameLock;
 
+/// What the tag of a run begins with; the number of the process follows.
+const RUN: &str = "bdsync-manager.run.";
+
 /// From which percentage on a thin pool is told of.
 const POOL_WARNING: f64 = 90.0;
 
@@ -41,6 +44,8 @@ pub(super) struct Plan {
     origin: Volume,
     /// `VG/LV`.
     name: String,
+    /// The tag that no other snapshot has.
+    run: String,
     words: Vec<String>,
     settings: LvmSnapshot,
     lock: NameLock,
@@ -53,11 +58,14 @@ impl Plan {
         let source = task.source.display();
         fs::metadata(&task.source)
             .map_err(|error| Failure::new(format!("cannot look at the source {source}: {}", plain(&error))))?;
-        let Some(origin) = volume_of(&around.volumes, &task.source).cloned() else {
-            return Err(Failure::new(format!(
-                "the source {source} is no active logical volume (lvm_snapshot_enabled, or snapshot = \"lvm\")"
-            )));
+        let find = |volumes: &[Volume]| {
+            volume_of(volumes, &task.source).cloned().ok_or_else(|| {
+                Failure::new(format!(
+                    "the source {source} is no active logical volume (lvm_snapshot_enabled, or snapshot = \"lvm\")"
+                ))
+            })
         };
+        let mut origin = find(&around.volumes)?;
         let snapshot = settings.name.replace("{lv}", &origin.name);
         let name = format!("{}/{snapshot}", origin.group);
         if around.names.contains(&name) {
@@ -69,12 +77,19 @@ impl Plan {
         let (lock, has_waited) = around.control.state.lock_name(&name, &around.control.cancellation)?;
         if has_waited {
             around.volumes = lvm.volumes()?;
+            origin = find(&around.volumes)?;
         }
-        let leftover = around.volumes.iter().find(|known| known.group == origin.group && known.name == snapshot);
         let mut free = origin.free_bytes;
-        if let Some(leftover) = leftover {
+        let same_task = task_tag(&task.name);
+        for leftover in &around.volumes {
+            let has_name = leftover.group == origin.group && leftover.name == snapshot;
+            // One that this task left is found under any name.
+            let is_own = leftover.has_tag(TAG) && leftover.has_tag(&same_task) && run_of(leftover).is_some();
+            if !has_name && (!is_own || is_alive(leftover)) {
+                continue;
+            }
             remove_leftover(&lvm, leftover, &origin, task)?;
-            if leftover.is_classic_snapshot() {
+            if leftover.group == origin.group && leftover.is_classic_snapshot() {
                 free += leftover.bytes;
             }
         }
@@ -83,8 +98,8 @@ impl Plan {
             ["lvcreate", "--snapshot", "--permission", "r", "--name", &snapshot, "--addtag", TAG]
                 .map(Into::into)
                 .into();
-        let run = tag(&format!("bdsync-manager.run.{}.{}", std::process::id(), jiff::Timestamp::now().as_second()));
-        words.extend(["--addtag".into(), task_tag(&task.name), "--addtag".into(), run]);
+        let run = tag(&format!("{RUN}{}.{}", std::process::id(), jiff::Timestamp::now().as_nanosecond()));
+        words.extend(["--addtag".into(), same_task, "--addtag".into(), run.clone()]);
         if origin.pool.is_empty() {
             let Some(size) = &settings.size else {
                 return Err(Failure::new(format!(
@@ -92,7 +107,8 @@ impl Plan {
                     origin.full_name()
                 )));
             };
-            if let Some(wanted) = size_in_bytes(size, origin.bytes) {
+            // LVM makes none larger than it can get.
+            if let Some(wanted) = size_in_bytes(size, origin.bytes).map(|wanted| wanted.min(origin.bytes)) {
                 let left = free.saturating_sub(*spent);
                 if wanted > left {
                     return Err(Failure::new(format!(
@@ -110,7 +126,12 @@ impl Plan {
             words.extend(["--setactivationskip", "n"].map(String::from));
         }
         words.extend(["--".into(), origin.full_name()]);
-        Ok(Self { lvm, origin, name, words, settings: settings.clone(), lock })
+        Ok(Self { lvm, origin, name, run, words, settings: settings.clone(), lock })
+    }
+
+    /// What it will be called.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// The number of the origin's device.
@@ -125,19 +146,13 @@ impl Plan {
 
     /// Makes it.
     pub(super) fn create(self) -> Result<VolumeSnapshot, Failure> {
-        tracing::debug!("lvm {}", self.words.join(" "));
-        self.lvm.run(&self.words.iter().map(String::as_str).collect::<Vec<_>>())?;
         let path = Path::new("/dev").join(&self.name);
-        let snapshot = VolumeSnapshot {
-            lvm: self.lvm,
-            origin: self.origin,
-            name: self.name,
-            settings: self.settings,
-            path,
-            watch: None,
-            is_removed: false,
-            _lock: self.lock,
-        };
+        let Self { lvm, origin, name, run, words, settings, lock } = self;
+        tracing::debug!("lvm {}", words.join(" "));
+        // From here on it is removed, also if lvcreate was ended halfway.
+        let snapshot =
+            VolumeSnapshot { lvm, origin, name, run, settings, path, watch: None, is_removed: false, _lock: lock };
+        snapshot.lvm.run(&words.iter().map(String::as_str).collect::<Vec<_>>())?;
         // What is no device would be read as a file, and found empty.
         match fs::metadata(&snapshot.path).is_ok_and(|metadata| metadata.file_type().is_block_device()) {
             true => Ok(snapshot),
@@ -146,10 +161,31 @@ impl Plan {
     }
 }
 
+/// The process that made a snapshot, by its tag.
+fn run_of(snapshot: &Volume) -> Option<&str> {
+    snapshot.tags().find_map(|tag| tag.strip_prefix(RUN)?.split('.').next())
+}
+
+/// Whether the run that made a snapshot still goes on.
+fn is_alive(snapshot: &Volume) -> bool {
+    let Some(process) = run_of(snapshot).filter(|process| **process != *std::process::id().to_string()) else {
+        return false;
+    };
+    let name = |process: &str| fs::read_to_string(format!("/proc/{process}/comm")).ok();
+    name(process).is_some() && name(process) == name("self")
+}
+
 /// Removes what a run that was killed left; anything else of that name is left alone.
 fn remove_leftover(lvm: &Lvm, leftover: &Volume, origin: &Volume, task: &Task) -> Result<(), Failure> {
     let name = leftover.full_name();
-    if !leftover.has_tag(TAG) || leftover.origin != origin.name {
+    if is_alive(leftover) {
+        return Err(Failure::new(format!(
+            "the snapshot {name} belongs to a run that goes on, of process {} (setting lvm_snapshot_name)",
+            run_of(leftover).unwrap_or_default()
+        )));
+    }
+    let is_ours = leftover.has_tag(TAG) && (leftover.origin == origin.name || run_of(leftover).is_some());
+    if !is_ours {
         return Err(Failure::new(format!(
             "there is a volume {name} already, and it is no snapshot of {} made by bdsync-manager; it was left alone (setting lvm_snapshot_name)",
             origin.name
@@ -191,6 +227,7 @@ pub(super) struct VolumeSnapshot {
     origin: Volume,
     /// `VG/LV`.
     name: String,
+    run: String,
     settings: LvmSnapshot,
     path: PathBuf,
     watch: Option<Watch>,
@@ -216,13 +253,15 @@ impl Snapshot for VolumeSnapshot {
 
     fn diagnose(&self, done: f64) -> Option<String> {
         let volume = self.lvm.volume(&self.name).ok().filter(Volume::has_overflowed)?;
+        // What keeps account of the blocks takes less than a hundredth.
+        let enough = self.origin.bytes + self.origin.bytes / 100 + (4 << 20);
         let pace = match (0.01..1.0).contains(&done) {
             true => {
                 let needed = (volume.bytes as f64 / done) as u64;
                 let percent = (done * 100.0) as u64;
                 format!(
                     "after {percent} % of the comparison. At that pace {} would have been needed",
-                    binary(needed.min(self.origin.bytes))
+                    binary(needed.min(enough))
                 )
             }
             false => "before the comparison had come far".into(),
@@ -231,8 +270,7 @@ impl Snapshot for VolumeSnapshot {
             "the snapshot {} has overflowed: its {} were full {pace}; {} can never overflow (lvm_snapshot_size, or lvm_snapshot_autoextend)",
             self.name,
             binary(volume.bytes),
-            // What keeps account of the blocks takes less than a hundredth.
-            binary(self.origin.bytes + self.origin.bytes / 100 + (4 << 20))
+            binary(enough)
         ))
     }
 
@@ -241,10 +279,9 @@ impl Snapshot for VolumeSnapshot {
         if self.is_removed {
             return Ok(());
         }
-        // Ours, or nobody's: by its tag and origin as well as by its name.
+        // This very one, or none: nothing else has the run's tag and this name.
         let (group, volume) = self.name.split_once('/').unwrap_or_default();
-        let origin = &self.origin.name;
-        let select = format!("vg_name={group} && lv_name={volume} && lv_tags={TAG} && origin={origin}");
+        let select = format!("vg_name={group} && lv_name={volume} && lv_tags={TAG} && lv_tags={}", self.run);
         let mut result = Ok(());
         for attempt in 0..REMOVALS {
             if attempt > 0 {
@@ -255,6 +292,10 @@ impl Snapshot for VolumeSnapshot {
                 self.is_removed = true;
                 break;
             }
+        }
+        // What was renamed meanwhile is found by its tags at the next run.
+        if result.is_ok() && self.path.exists() {
+            return Err(Failure::new(format!("the snapshot {} is still there", self.name)));
         }
         Ok(result?)
     }
