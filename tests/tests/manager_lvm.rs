@@ -309,7 +309,7 @@ done
 cp /copies/db.img /before
 : > /hooks
 lvcreate -qy -l 85%FREE -n filler vg0 > /dev/null
-ends 3 bdsync-manager; said 'consistency group database'; said 'the snapshot of .* needs'
+ends 3 bdsync-manager; said 'consistency group database'; said 'bytes free, and the snapshot\|insufficient free space'
 lvremove -qy vg0/filler > /dev/null
 same /before /copies/db.img; nothing_left
 group 'fsfreeze = true'
