@@ -170,6 +170,7 @@ impl Server<'_, '_> {
                     return Err(bad(AgentMessage::Patch, "no patch was announced").into());
                 };
                 sink.write(&decode_piece(AgentMessage::Patch, &payload)?)?;
+                self.link.recycle(payload);
             }
             LinkEvent::Message(AgentMessage::End, payload) => {
                 return match payload.as_slice() {
