@@ -541,6 +541,7 @@ impl Applied {
             warn_size: false,
             warn_device: false,
             punch_holes: false,
+            read_ahead: false,
             verify: None,
         };
         let thread = std::thread::Builder::new()
