@@ -35,6 +35,13 @@ use crate::gate::{Gate, Handle, is_supported};
 /// How much of a patch may wait to be stored, in bytes.
 const QUEUE: usize = 4 << 20;
 
+/// How much is gathered to be written into a patch, in bytes: less than what comes with
+/// a message, which so is not copied.
+const STORED: usize = 64 << 10;
+
+/// How much a pipe to or from the client shall hold, in bytes.
+const PIPE: usize = 1 << 20;
+
 /// How often the client is told that all is well.
 const PULSE: Duration = Duration::from_secs(1);
 
@@ -65,6 +72,10 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
     }
     let mut input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    for stream in [&input, &output] {
+        // It need not be a pipe, and works with a small one, too.
+        let _ = rustix::pipe::fcntl_setpipe_size(stream, PIPE);
+    }
     // Both ends say hello at once.
     let hello = Hello::with_capabilities("SERVER", &[&format!("{CAPABILITY}={AGENT_VERSION}"), ZSTD]);
     send_hello(&mut output, &hello).map_err(Error::WritePeer)?;
@@ -503,7 +514,7 @@ impl Stored {
             Some((file, digest)) => (file, Some(digest)),
             None => (redo.begin()?, None),
         };
-        let mut stream = PatchStream::new(BufWriter::with_capacity(1 << 18, file), None, context.cancellation);
+        let mut stream = PatchStream::new(BufWriter::with_capacity(STORED, file), None, context.cancellation);
         if let Some(digest) = before {
             stream.resume(offset, digest);
         }
