@@ -27,9 +27,9 @@ use bdsync_target::ops::{
 };
 use bdsync_target::redo::{Redo, is_file_stem};
 use bdsync_target::stream::PatchStream;
-use clap::Args;
 use serde::Serialize;
 
+use crate::command_line::ServeOptions as Options;
 use crate::gate::{Gate, Handle, is_supported};
 
 /// How much of a patch may wait to be stored, in bytes.
@@ -48,23 +48,7 @@ const PULSE: Duration = Duration::from_secs(1);
 /// How long a lock of another process is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-#[derive(Debug, Args)]
-pub(crate) struct ServeArgs {
-    /// Only this device, file, folder with all in it, or pattern (may be given several times)
-    #[arg(long, value_name = "PATH", num_args = 1..)]
-    restrict_to: Vec<String>,
-    /// Change nothing
-    #[arg(long)]
-    read_only: bool,
-    /// Take patches and make them ready, but neither apply nor remove any
-    #[arg(long)]
-    append_only_patches: bool,
-    /// How many threads hash [default: one a processor]
-    #[arg(long, value_name = "N", env = "BDSYNC_THREADS")]
-    threads: Option<std::num::NonZeroUsize>,
-}
-
-pub(crate) fn run(args: ServeArgs) -> Result<()> {
+pub(crate) fn run(args: Options) -> Result<()> {
     let gate =
         Gate { allowed: args.restrict_to, read_only: args.read_only, append_only_patches: args.append_only_patches };
     if !gate.allowed.is_empty() && !is_supported() {
