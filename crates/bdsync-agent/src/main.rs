@@ -4,6 +4,7 @@ mod bench;
 mod command_line;
 mod gate;
 mod serve;
+mod stored;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -18,6 +18,10 @@ const TICK: Duration = Duration::from_millis(100);
 /// How much is written at once, in bytes.
 const BUFFER: usize = 1 << 16;
 
+/// How much is read at once, in bytes: small messages come in numbers, and what is longer
+/// than this is read to where it belongs.
+const READ: usize = 1 << 13;
+
 /// From what length on, in bytes, the memory of a message is worth being used again.
 const WORTH_KEEPING: usize = 1 << 14;
 
@@ -278,8 +282,7 @@ pub(crate) fn ended(expected: &str) -> Error {
 }
 
 fn read(mut input: impl Read, to: &Sender<Inbound>, queued: &Queued, options: LinkOptions) -> Result<()> {
-    // Small messages come in numbers.
-    let mut input = io::BufReader::with_capacity(BUFFER, &mut input);
+    let mut input = io::BufReader::with_capacity(READ, &mut input);
     loop {
         let mut head = [0; 4];
         let mut filled = 0;

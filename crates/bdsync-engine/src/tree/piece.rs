@@ -22,6 +22,37 @@ const LEVEL: i32 = 1;
 /// How many pieces in a row go uncompressed before it is tried again, at most.
 const LONGEST_PAUSE: u32 = 64;
 
+/// A decoded piece, in the memory of the message that it came with where it can be.
+#[derive(Debug)]
+pub struct Piece {
+    memory: Vec<u8>,
+    start: usize,
+}
+
+impl Piece {
+    /// Decodes the piece that is a message's whole payload.
+    ///
+    /// # Errors
+    ///
+    /// It is none, or too long.
+    pub(crate) fn decode(message: AgentMessage, payload: Vec<u8>) -> Result<Self> {
+        match decode_piece(message, &payload)? {
+            Cow::Borrowed(bytes) => Ok(Self { start: payload.len() - bytes.len(), memory: payload }),
+            Cow::Owned(memory) => Ok(Self { memory, start: 0 }),
+        }
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.memory[self.start..]
+    }
+
+    /// Memory for another message.
+    pub fn into_memory(self) -> Vec<u8> {
+        self.memory
+    }
+}
+
 /// Decodes a piece.
 ///
 /// # Errors
