@@ -34,6 +34,7 @@ fn patches(criterion: &mut Criterion) {
         warn_size: false,
         warn_device: false,
         punch_holes: false,
+        read_ahead: false,
         verify: None,
     };
     let cancellation = Cancellation::new();

@@ -27,6 +27,7 @@ fuzz_target!(|data: &[u8]| {
         warn_size: false,
         warn_device: false,
         punch_holes: mode & 128 != 0,
+        read_ahead: mode & 64 != 0,
         verify: None,
     };
     let cancellation = Cancellation::new();

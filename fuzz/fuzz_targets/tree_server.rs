@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
 
 use bdsync_device::{Access, Device};
-use bdsync_engine::tree::{Link, LinkOptions, PatchSink, Shape, tree_server};
+use bdsync_engine::tree::{Link, LinkOptions, PatchSink, Piece, Shape, tree_server};
 use bdsync_engine::{Cancellation, Context, Result, ScanOptions, Scanner};
 use bdsync_hash::Algorithm;
 use libfuzzer_sys::fuzz_target;
@@ -17,10 +17,10 @@ const SIZE: u64 = 100_000;
 struct Stored(usize);
 
 impl PatchSink for Stored {
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        assert!(bytes.len() <= 131_000);
-        self.0 += bytes.len();
-        Ok(())
+    fn write(&mut self, piece: Piece) -> Result<Option<Vec<u8>>> {
+        assert!(piece.bytes().len() <= 131_000);
+        self.0 += piece.bytes().len();
+        Ok(Some(piece.into_memory()))
     }
 }
 

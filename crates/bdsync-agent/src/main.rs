@@ -1,47 +1,33 @@
 //! `bdsync-agent`: the far end. Thin: it reads the command line and calls the engine.
 
 mod bench;
+mod command_line;
 mod gate;
 mod serve;
+mod stored;
 
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-
-/// The far end of a block device synchronisation
-#[derive(Debug, Parser)]
-#[command(version)]
-struct CommandLine {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Serve a client on standard input and output: a manager, or a stock bdsync
-    Serve(serve::ServeArgs),
-    /// Measure how fast this machine hashes, and reads a device
-    Bench(bench::BenchOptions),
-}
+use command_line::Command;
 
 fn main() -> ExitCode {
-    let command_line = match CommandLine::try_parse() {
-        Ok(command_line) => command_line,
-        Err(error) => {
-            // Help and version are printed like this, too; those are no failure.
-            let _ = error.print();
-            return ExitCode::from(u8::from(error.use_stderr()));
+    let result = match command_line::of_this_process() {
+        // A message that nobody can see changes no exit code.
+        Ok(Command::Print(text)) => {
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            return ExitCode::SUCCESS;
         }
-    };
-    let result = match command_line.command {
-        Command::Serve(options) => serve::run(options),
-        Command::Bench(options) => bench::run(options),
+        Err(text) => {
+            let _ = std::io::stderr().write_all(text.as_bytes());
+            return ExitCode::FAILURE;
+        }
+        Ok(Command::Serve(options)) => serve::run(options),
+        Ok(Command::Bench(options)) => bench::run(options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // A message that nobody can see changes no exit code.
             let engine = error.downcast_ref::<bdsync_engine::Error>();
             // The engine's messages say the cause themselves.
             let _ = match engine {

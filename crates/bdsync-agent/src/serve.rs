@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, BufWriter, Cursor, Read, Write};
+use std::io::{self, Cursor, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -15,7 +15,7 @@ use bdsync_device::{Access, Device, DeviceKind, plain};
 use bdsync_engine::apply::{ApplyOptions, apply};
 use bdsync_engine::bench::{Plan, measure};
 use bdsync_engine::serve::{ServeOptions, serve};
-use bdsync_engine::tree::{Link, LinkEvent, LinkOptions, Output, PatchSink, Shape, tree_server};
+use bdsync_engine::tree::{Link, LinkEvent, LinkOptions, Output, PatchSink, Piece, Shape, tree_server};
 use bdsync_engine::{Cancellation, Context, Error, Event, ScanOptions, Scanner, SizePolicy};
 use bdsync_proto::agent::{AGENT_VERSION, AgentMessage, CAPABILITY, ZSTD};
 use bdsync_proto::{Hello, MessageType, ProtocolError, limits};
@@ -27,15 +27,18 @@ use bdsync_target::ops::{
     Request, StoredPatch,
 };
 use bdsync_target::redo::{Redo, is_file_stem};
-use bdsync_target::stream::PatchStream;
 use bdsync_target::volume::{self, VolumeName};
-use clap::Args;
 use serde::Serialize;
 
+use crate::command_line::ServeOptions as Options;
 use crate::gate::{Gate, Handle, is_supported};
+use crate::stored::Stored;
 
 /// How much of a patch may wait to be stored, in bytes.
 const QUEUE: usize = 4 << 20;
+
+/// How much a pipe to or from the client shall hold, in bytes.
+const PIPE: usize = 1 << 20;
 
 /// How often the client is told that all is well.
 const PULSE: Duration = Duration::from_secs(1);
@@ -43,23 +46,7 @@ const PULSE: Duration = Duration::from_secs(1);
 /// How long a lock of another process is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-#[derive(Debug, Args)]
-pub(crate) struct ServeArgs {
-    /// Only this device, file, folder with all in it, or pattern (may be given several times)
-    #[arg(long, value_name = "PATH", num_args = 1..)]
-    restrict_to: Vec<String>,
-    /// Change nothing
-    #[arg(long)]
-    read_only: bool,
-    /// Take patches and make them ready, but neither apply nor remove any
-    #[arg(long)]
-    append_only_patches: bool,
-    /// How many threads hash [default: one a processor]
-    #[arg(long, value_name = "N", env = "BDSYNC_THREADS")]
-    threads: Option<std::num::NonZeroUsize>,
-}
-
-pub(crate) fn run(args: ServeArgs) -> Result<()> {
+pub(crate) fn run(args: Options) -> Result<()> {
     let gate =
         Gate { allowed: args.restrict_to, read_only: args.read_only, append_only_patches: args.append_only_patches };
     if !gate.allowed.is_empty() && !is_supported() {
@@ -67,6 +54,10 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
     }
     let mut input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    for stream in [&input, &output] {
+        // It need not be a pipe, and works with a small one, too.
+        let _ = rustix::pipe::fcntl_setpipe_size(stream, PIPE);
+    }
     // Both ends say hello at once.
     let hello = Hello::with_capabilities("SERVER", &[&format!("{CAPABILITY}={AGENT_VERSION}"), ZSTD]);
     send_hello(&mut output, &hello).map_err(Error::WritePeer)?;
@@ -460,7 +451,7 @@ impl Agent<'_> {
         match (sink, complete) {
             (Sink::None, _) => json(serde_json::Map::new()),
             (Sink::Stored(stored), false) => {
-                stored.redo.discard();
+                stored.discard();
                 json(serde_json::Map::new())
             }
             (Sink::Stored(stored), true) => {
@@ -512,49 +503,6 @@ enum Sink {
     Applied(Applied),
 }
 
-/// A patch that becomes a file.
-struct Stored {
-    redo: Redo,
-    stream: PatchStream<BufWriter<File>>,
-}
-
-impl Stored {
-    fn new(redo: Redo, offset: u64, sha256: &str, context: Context<'_>) -> Result<Self, TargetError> {
-        let resumed = match offset {
-            0 => None,
-            _ => match redo.resume(offset, sha256, context)? {
-                Some(resumed) => Some(resumed),
-                None => {
-                    return Err(TargetError::refused("the partial patch is not the one that is to be gone on with"));
-                }
-            },
-        };
-        let (file, before) = match resumed {
-            Some((file, digest)) => (file, Some(digest)),
-            None => (redo.begin()?, None),
-        };
-        let mut stream = PatchStream::new(BufWriter::with_capacity(1 << 18, file), None, context.cancellation);
-        if let Some(digest) = before {
-            stream.resume(offset, digest);
-        }
-        Ok(Self { redo, stream })
-    }
-
-    fn finish(self) -> Result<StoredPatch, TargetError> {
-        let (buffer, patch_bytes, sha256) = self.stream.finish();
-        let file = buffer.into_inner().map_err(|error| self.redo.write_failed(error.error()))?;
-        // A failing disk may say so only here.
-        file.sync_all().map_err(|error| self.redo.write_failed(&error))?;
-        Ok(StoredPatch { patch_bytes, sha256 })
-    }
-}
-
-impl PatchSink for Stored {
-    fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.stream.write_all(bytes).map_err(Error::WritePatch)
-    }
-}
-
 /// A patch that is applied while it comes.
 struct Applied {
     pipe: Option<io::PipeWriter>,
@@ -571,6 +519,7 @@ impl Applied {
             warn_size: false,
             warn_device: false,
             punch_holes: false,
+            read_ahead: false,
             verify: None,
         };
         let thread = std::thread::Builder::new()
@@ -594,14 +543,14 @@ impl Applied {
 }
 
 impl PatchSink for Applied {
-    fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    fn write(&mut self, piece: Piece) -> Result<Option<Vec<u8>>, Error> {
         // If it has ended, why is said at the end.
         if let Some(pipe) = &mut self.pipe
-            && pipe.write_all(bytes).is_err()
+            && pipe.write_all(piece.bytes()).is_err()
         {
             self.pipe = None;
         }
-        Ok(())
+        Ok(Some(piece.into_memory()))
     }
 }
 

@@ -12,6 +12,9 @@ use rustix::io::Errno;
 use crate::error::DeviceError;
 use crate::extent::Extent;
 
+/// How many zeros are written at once, in bytes.
+const ZEROS: u64 = 1 << 16;
+
 /// What a device is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -134,7 +137,6 @@ impl Device {
     ///
     /// A write error with its position.
     pub fn write_zeros(&self, position: u64, length: u64) -> Result<(), DeviceError> {
-        static ZEROS: [u8; 65536] = [0; 65536];
         let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match fallocate(&self.file, punch, position, length) {
             Ok(()) => return Ok(()),
@@ -142,10 +144,11 @@ impl Device {
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NODEV) => {}
             Err(error) => return Err(self.write_error(position, error.into())),
         }
+        let zeros = vec![0; length.min(ZEROS) as usize];
         let mut done = 0;
         while done < length {
-            let piece = (length - done).min(ZEROS.len() as u64) as usize;
-            self.write_at(position + done, &ZEROS[..piece])?;
+            let piece = (length - done).min(ZEROS) as usize;
+            self.write_at(position + done, &zeros[..piece])?;
             done += piece as u64;
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::buffer::AlignedBuffer;
-use crate::device::Device;
+use crate::device::{Device, DeviceKind};
 use crate::direct::DirectReader;
 use crate::error::DeviceError;
 use crate::mapped::MappedReader;
@@ -45,8 +45,10 @@ pub trait BlockReader: Send + Sync {
 /// How bytes come from a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum ReadStrategy {
-    /// Reads at positions into aligned memory.
+    /// A memory map of a file, reads at positions of a block device.
     #[default]
+    Usual,
+    /// Reads at positions into aligned memory.
     Positional,
     /// A memory map of the whole device.
     Mapped,
@@ -62,6 +64,11 @@ impl ReadStrategy {
     /// A map or direct reads can be refused by the system; the error says why.
     pub fn reader(self, device: Arc<Device>) -> io::Result<Box<dyn BlockReader>> {
         Ok(match self {
+            // Some file systems have no maps.
+            Self::Usual => match MappedReader::new(Arc::clone(&device)) {
+                Ok(mapped) if device.kind() == DeviceKind::File => Box::new(mapped),
+                _ => Box::new(PositionalReader::new(device)),
+            },
             Self::Positional => Box::new(PositionalReader::new(device)),
             Self::Mapped => Box::new(MappedReader::new(device)?),
             Self::Direct => Box::new(DirectReader::new(device)?),
@@ -76,7 +83,8 @@ mod tests {
     use super::*;
     use crate::device::Access;
 
-    const STRATEGIES: [ReadStrategy; 3] = [ReadStrategy::Positional, ReadStrategy::Mapped, ReadStrategy::Direct];
+    const STRATEGIES: [ReadStrategy; 4] =
+        [ReadStrategy::Usual, ReadStrategy::Positional, ReadStrategy::Mapped, ReadStrategy::Direct];
 
     fn pattern(length: usize) -> Vec<u8> {
         (0..length).map(|at| (at * 7 + at / 256) as u8).collect()

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{Read, Seek};
 use std::os::unix::ffi::OsStrExt;
 use std::str::FromStr;
+use std::sync::mpsc::{channel, sync_channel};
 
 use bdsync_device::{Access, Device, DeviceError};
 use bdsync_hash::{Algorithm, Checksum, is_zero};
@@ -16,6 +17,12 @@ use crate::options::SizePolicy;
 
 /// Up to how much neighbouring data is written at once, in bytes.
 const WRITE: usize = 1 << 20;
+
+/// How many pieces of that size are read ahead.
+const AHEAD: usize = 2;
+
+/// How many runs of records a piece has at most.
+const RUNS: usize = 4096;
 
 /// After how many bytes the observer is told again.
 const REPORT: u64 = 1 << 20;
@@ -36,6 +43,10 @@ pub struct ApplyOptions {
     pub warn_device: bool,
     /// Give the space of zeros back to the file system or the disk.
     pub punch_holes: bool,
+    /// Read the patch in a thread of its own while what came before is written. Only for
+    /// a patch whose reading does not have to wait for anybody: an error of the device
+    /// shows when the next piece is read.
+    pub read_ahead: bool,
     /// Compare the patch's checksum with the device afterwards.
     pub verify: Option<VerifyOptions>,
 }
@@ -100,7 +111,7 @@ pub fn check(patch: impl Read + Seek, context: Context<'_>) -> Result<PatchSumma
 ///
 /// Whatever ends it early; once something was written or resized the error is
 /// [`Error::PartlyApplied`], which says how much.
-pub fn apply(patch: impl Read, options: &ApplyOptions, context: Context<'_>) -> Result<ApplyStats> {
+pub fn apply(patch: impl Read + Send, options: &ApplyOptions, context: Context<'_>) -> Result<ApplyStats> {
     let mut reader = PatchReader::new(patch)?;
     let header = reader.header().clone();
     let mut target = Target::open(&header, options, context)?;
@@ -120,22 +131,93 @@ pub fn apply(patch: impl Read, options: &ApplyOptions, context: Context<'_>) -> 
     })
 }
 
+/// Records whose data is written together where they are neighbours.
+#[derive(Default)]
+struct Batch {
+    /// The data of all runs.
+    data: Vec<u8>,
+    runs: Vec<Run>,
+}
+
+/// Neighbouring records.
+struct Run {
+    position: u64,
+    length: usize,
+    record_count: u64,
+    /// Whether they are zeros that shall take no space.
+    is_hole: bool,
+}
+
+impl Batch {
+    /// Adds a record's data, if there is still room for it.
+    fn add(&mut self, position: u64, data: &[u8], is_hole: bool) -> bool {
+        if self.runs.len() == RUNS || (!self.runs.is_empty() && self.data.len() + data.len() > WRITE) {
+            return false;
+        }
+        self.data.extend_from_slice(data);
+        match self.runs.last_mut() {
+            // Zeros are apart from the rest, if they are to become holes.
+            Some(last) if last.position + last.length as u64 == position && last.is_hole == is_hole => {
+                last.length += data.len();
+                last.record_count += 1;
+            }
+            _ => self.runs.push(Run { position, length: data.len(), record_count: 1, is_hole }),
+        }
+        true
+    }
+
+    fn clear(&mut self) {
+        self.data.clear();
+        self.runs.clear();
+    }
+}
+
+/// The records of a patch.
+struct Records<'a, R> {
+    reader: &'a mut PatchReader<R>,
+    /// What lies past this is cut off: the device's end.
+    size: u64,
+    punch_holes: bool,
+}
+
+impl<R: Read> Records<'_, R> {
+    /// Hands over all of them in batches, which `take` empties: when they are full, with
+    /// `at_once` as soon as it is not known that the next record is a neighbour.
+    fn read(self, at_once: bool, batch: &mut Batch, mut take: impl FnMut(&mut Batch) -> Result<()>) -> Result<()> {
+        let result = loop {
+            let Record { position, data, is_continued } = match self.reader.next_record() {
+                Ok(Some(record)) => record,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error.into()),
+            };
+            let room = self.size.saturating_sub(position);
+            let data = &data[..room.min(data.len() as u64) as usize];
+            let is_hole = self.punch_holes && is_zero(data);
+            if !batch.add(position, data, is_hole) {
+                take(batch)?;
+                batch.add(position, data, is_hole);
+            }
+            if at_once && !is_continued {
+                take(batch)?;
+            }
+        };
+        // Good records in front of a bad one are applied, as stock does.
+        take(batch)?;
+        result
+    }
+}
+
 /// A device that is being patched.
 struct Target {
     device: Device,
     size_before: u64,
-    /// Neighbouring records that are not written yet, and where they go.
-    gathered: Vec<u8>,
-    gathered_at: u64,
     /// Whether anything was written, even if only in part.
     touched: bool,
-    /// Whether they are zeros that shall take no space.
-    gathered_zeros: bool,
-    gathered_records: u64,
     record_count: u64,
     written_bytes: u64,
     last_position: u64,
     punch_holes: bool,
+    read_ahead: bool,
 }
 
 impl Target {
@@ -175,74 +257,82 @@ impl Target {
         Ok(Self {
             device,
             size_before,
-            gathered: Vec::with_capacity(WRITE),
-            gathered_at: 0,
-            gathered_zeros: false,
             touched: false,
-            gathered_records: 0,
             record_count: 0,
             written_bytes: 0,
             last_position: 0,
             punch_holes: options.punch_holes,
+            read_ahead: options.read_ahead,
         })
     }
 
-    fn write_all<R: Read>(&mut self, reader: &mut PatchReader<R>, context: Context<'_>) -> Result<()> {
-        let mut told = 0;
-        let result = loop {
-            let record = match reader.next_record() {
-                Ok(Some(record)) => record,
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error.into()),
-            };
-            context.cancellation.check()?;
-            self.gather(&record)?;
-            if self.written_bytes >= told + REPORT {
-                told = self.written_bytes;
-                context.observer.event(&Event::Applied { data_bytes: told });
+    fn write_all<R: Read + Send>(&mut self, reader: &mut PatchReader<R>, context: Context<'_>) -> Result<()> {
+        let records = Records { reader, size: self.device.size(), punch_holes: self.punch_holes };
+        match self.read_ahead {
+            true => self.write_ahead(records, context),
+            false => {
+                let mut batch = Batch::default();
+                let mut told = 0;
+                records.read(true, &mut batch, |batch| {
+                    self.write_batch(batch, &mut told, context)?;
+                    batch.clear();
+                    Ok(())
+                })
             }
-        };
-        // Good records in front of a bad one are applied, as stock does.
-        self.write_gathered()?;
-        result
+        }
     }
 
-    /// Takes a record; what lies past the device's end is cut off.
-    fn gather(&mut self, record: &Record<'_>) -> Result<()> {
-        let (position, data) = (record.position, record.data);
-        let room = self.device.size().saturating_sub(position);
-        let data = &data[..room.min(data.len() as u64) as usize];
-        let follows = position == self.gathered_at + self.gathered.len() as u64;
-        // Zeros are gathered apart from the rest, if they are to become holes.
-        let zeros = self.punch_holes && is_zero(data);
-        let apart = zeros != self.gathered_zeros;
-        if !follows || apart || self.gathered.len() + data.len() > WRITE {
-            self.write_gathered()?;
-            self.gathered_at = position;
-            self.gathered_zeros = zeros;
+    /// The same with the records read in another thread.
+    fn write_ahead<R: Read + Send>(&mut self, records: Records<'_, R>, context: Context<'_>) -> Result<()> {
+        let (sender, batches) = sync_channel::<Batch>(AHEAD);
+        let (used, free) = channel();
+        for _ in 0..AHEAD + 1 {
+            // Its other end is right here.
+            let _ = used.send(Batch::default());
         }
-        self.gathered_records += 1;
-        if self.gathered.is_empty() && !record.is_continued {
-            // Nothing to join it with: it goes out from where it is.
-            return self.write(position, data, zeros);
+        // With everything of its own: who waits for the other must learn of its end.
+        std::thread::scope(move |scope| {
+            let read = move || {
+                // Whoever takes no more has a reason of its own.
+                records.read(false, &mut Batch::default(), |batch| {
+                    let next = free.recv().map_err(|_| Error::Cancelled)?;
+                    sender.send(std::mem::replace(batch, next)).map_err(|_| Error::Cancelled)
+                })
+            };
+            let thread = std::thread::Builder::new().name("patch".into()).spawn_scoped(scope, read);
+            let thread = thread.map_err(|error| Error::Resources(format!("cannot start a thread: {error}")))?;
+            let mut told = 0;
+            for mut batch in &batches {
+                self.write_batch(&batch, &mut told, context)?;
+                batch.clear();
+                // Who has read everything needs none.
+                let _ = used.send(batch);
+            }
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    fn write_batch(&mut self, batch: &Batch, told: &mut u64, context: Context<'_>) -> Result<()> {
+        context.cancellation.check()?;
+        let mut rest = batch.data.as_slice();
+        for run in &batch.runs {
+            let (data, later) = rest.split_at(run.length);
+            rest = later;
+            self.write(run, data)?;
         }
-        self.gathered.extend_from_slice(data);
+        if self.written_bytes >= *told + REPORT {
+            *told = self.written_bytes;
+            context.observer.event(&Event::Applied { data_bytes: *told });
+        }
         Ok(())
     }
 
-    fn write_gathered(&mut self) -> Result<()> {
-        let gathered = std::mem::take(&mut self.gathered);
-        let result = self.write(self.gathered_at, &gathered, self.gathered_zeros);
-        self.gathered = gathered;
-        self.gathered.clear();
-        result
-    }
-
-    fn write(&mut self, at: u64, data: &[u8], zeros: bool) -> Result<()> {
+    fn write(&mut self, run: &Run, data: &[u8]) -> Result<()> {
+        let at = run.position;
         if !data.is_empty() {
             self.touched = true;
             self.last_position = at;
-            let written = match zeros {
+            let written = match run.is_hole {
                 true => self.device.write_zeros(at, data.len() as u64),
                 false => self.device.write_at(at, data),
             };
@@ -254,8 +344,7 @@ impl Target {
             }
             self.written_bytes += data.len() as u64;
         }
-        self.record_count += self.gathered_records;
-        self.gathered_records = 0;
+        self.record_count += run.record_count;
         Ok(())
     }
 

@@ -296,6 +296,7 @@ impl Blocks<'_> {
         let size = self.scanner.size();
         let step = self.hasher.block_size();
         let lanes = self.hasher.lanes() as u64;
+        let start = self.position;
         while self.position < self.end {
             self.scanner.check_stopped()?;
             let hole_end = self.hole_end();
@@ -315,6 +316,7 @@ impl Blocks<'_> {
                 self.hash_large(blocks.min(lanes), size, buffer)?;
             }
         }
+        self.scanner.reader.forget(start, self.position);
         Ok(())
     }
 

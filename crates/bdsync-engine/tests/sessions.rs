@@ -70,6 +70,8 @@ fn apply_to(target: &NamedTempFile, patch: &[u8], punch_holes: bool) {
         warn_size: false,
         warn_device: false,
         punch_holes,
+        // Now in one way, now in the other.
+        read_ahead: patch.len().is_multiple_of(2),
         verify: None,
     };
     let cancellation = Cancellation::new();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bdsync_device::{Access, Device};
 use bdsync_engine::tree::{
-    Differences, Link, LinkOptions, PatchSink, PieceWriter, Shape, TreeStats, tree_client, tree_server,
+    Differences, Link, LinkOptions, PatchSink, Piece, PieceWriter, Shape, TreeStats, tree_client, tree_server,
 };
 use bdsync_engine::{Cancellation, Context, Error, Result, ScanOptions, Scanner};
 use bdsync_hash::Algorithm;
@@ -69,9 +69,9 @@ impl Differences for Found {
 struct Stored(Vec<u8>);
 
 impl PatchSink for Stored {
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.0.extend_from_slice(bytes);
-        Ok(())
+    fn write(&mut self, piece: Piece) -> Result<Option<Vec<u8>>> {
+        self.0.extend_from_slice(piece.bytes());
+        Ok(Some(piece.into_memory()))
     }
 }
 

@@ -1,7 +1,8 @@
 //! Zero bytes: recognising them at the speed of memory, and having some to hash.
 
-/// Zero bytes to feed to a digest where the data has none of its own.
-pub(crate) static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+/// Zero bytes to feed to a digest where the data has none of its own. Few, for they are
+/// stored in the program.
+pub(crate) static ZEROS: [u8; 4096] = [0; 4096];
 
 /// Bytes looked at before the first decision; most blocks that are not zero
 /// show it here.

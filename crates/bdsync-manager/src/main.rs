@@ -8,6 +8,7 @@ mod deploy;
 mod end;
 mod failure;
 mod far;
+mod feed;
 mod hooks;
 mod known_hosts;
 mod local;

@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::{Remote, Way};
 use crate::failure::Failure;
+use crate::feed::FeedWriter;
 use crate::ssh::SshTransport;
 
 /// How often a running command is looked after.
@@ -57,9 +58,15 @@ pub(crate) trait Transport: Send + Sync {
     fn start(&self, script: &str, style: Style) -> Result<Started, Failure>;
 }
 
+/// What leads to a command's standard input.
+pub(crate) enum Inlet {
+    Pipe(OwnedFd),
+    Feed(FeedWriter),
+}
+
 /// A command that was started: its streams, and how it is waited for.
 pub(crate) struct Started {
-    pub(crate) stdin: OwnedFd,
+    pub(crate) stdin: Inlet,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
     pub(crate) process: Process,
@@ -149,7 +156,7 @@ impl Transport for CommandTransport {
             return Err(Failure::new("the connection command has no streams"));
         };
         Ok(Started {
-            stdin: stdin.into_owned_fd().map_err(no_pipe)?,
+            stdin: Inlet::Pipe(stdin.into_owned_fd().map_err(no_pipe)?),
             stdout: stdout.into_owned_fd().map_err(no_pipe)?,
             stderr: stderr.into_owned_fd().map_err(no_pipe)?,
             process: Process::Child { child, own_group },
@@ -236,7 +243,10 @@ impl Connection {
         let started = self.transport.start(script, style)?;
         let alive = Alive { signs: self.signs.clone(), given_up: Arc::default() };
         self.signs.touch();
-        let input = Active::new(started.stdin, &alive).map_err(no_pipe)?;
+        let input = match started.stdin {
+            Inlet::Pipe(pipe) => Active::new(pipe, &alive).map_err(no_pipe)?,
+            Inlet::Feed(feed) => Active { stream: Stream::Feed(feed), alive: alive.clone() },
+        };
         let output = Active::new(started.stdout, &alive).map_err(no_pipe)?;
         let errors = File::from(started.stderr);
         let said = Arc::new(Mutex::new(String::new()));
@@ -357,58 +367,65 @@ struct Alive {
 /// A stream that counts as a sign of life when it moves, and that fails once the
 /// command was given up, even if some process still holds its other end.
 pub(crate) struct Active {
-    file: File,
+    stream: Stream,
     alive: Alive,
+}
+
+enum Stream {
+    Pipe(File),
+    Feed(FeedWriter),
 }
 
 impl Active {
     fn new(pipe: OwnedFd, alive: &Alive) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&pipe, true)?;
-        Ok(Self { file: File::from(pipe), alive: alive.clone() })
+        Ok(Self { stream: Stream::Pipe(File::from(pipe)), alive: alive.clone() })
     }
 
-    /// Waits until the stream can move.
-    fn wait(&self, events: PollFlags) -> io::Result<()> {
-        let tick = Timespec { tv_sec: 0, tv_nsec: TICK.as_nanos() as i64 };
+    /// Repeats a step until it moved something; it gives `None` after having waited a
+    /// moment for nothing.
+    fn transfer(&mut self, mut step: impl FnMut(&mut Stream) -> io::Result<Option<usize>>) -> io::Result<usize> {
         loop {
+            if let Some(count) = step(&mut self.stream)? {
+                self.alive.signs.touch();
+                return Ok(count);
+            }
             if self.alive.given_up.load(Ordering::Relaxed) {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "the command was given up"));
             }
-            match poll(&mut [PollFd::new(&self.file, events)], Some(&tick)) {
-                Ok(0) | Err(rustix::io::Errno::INTR) => {}
-                Ok(_) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
         }
     }
+}
 
-    fn transfer(
-        &mut self,
-        events: PollFlags,
-        mut step: impl FnMut(&mut File) -> io::Result<usize>,
-    ) -> io::Result<usize> {
-        loop {
-            match step(&mut self.file) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(events)?,
-                Err(error) => return Err(error),
-                Ok(count) => {
-                    self.alive.signs.touch();
-                    return Ok(count);
-                }
+/// What a step on a pipe moved; if it would have to wait, it is waited for a moment.
+fn moved(result: io::Result<usize>, pipe: &File, events: PollFlags) -> io::Result<Option<usize>> {
+    let tick = Timespec { tv_sec: 0, tv_nsec: TICK.as_nanos() as i64 };
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            match poll(&mut [PollFd::new(pipe, events)], Some(&tick)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => Ok(None),
+                Err(error) => Err(error.into()),
             }
         }
+        result => result.map(Some),
     }
 }
 
 impl Read for Active {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.transfer(PollFlags::IN, |file| file.read(buffer))
+        self.transfer(|stream| match stream {
+            Stream::Pipe(pipe) => moved(pipe.read(buffer), pipe, PollFlags::IN),
+            Stream::Feed(_) => Err(io::ErrorKind::Unsupported.into()),
+        })
     }
 }
 
 impl Write for Active {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.transfer(PollFlags::OUT, |file| file.write(bytes))
+        self.transfer(|stream| match stream {
+            Stream::Pipe(pipe) => moved(pipe.write(bytes), pipe, PollFlags::OUT),
+            Stream::Feed(feed) => feed.write(bytes, TICK),
+        })
     }
 
     fn flush(&mut self) -> io::Result<()> {

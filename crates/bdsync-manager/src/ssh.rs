@@ -1,7 +1,8 @@
 //! SSH without the `ssh` program: one connection for all commands of a task.
 //!
 //! libssh2 is driven by one thread for each connection, which moves bytes between
-//! channels and pipes; to the rest of the program a channel looks like a process.
+//! channels on one side, feeds and pipes on the other; to the rest of the program a
+//! channel looks like a process.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -21,8 +22,9 @@ use tokio::sync::oneshot;
 
 use crate::config::Ssh;
 use crate::failure::Failure;
+use crate::feed::{Fed, FeedReader, feed};
 use crate::known_hosts::{Found, KnownHosts};
-use crate::remote::{Process, Started, Status, Style, Transport, no_pipe};
+use crate::remote::{Inlet, Process, Started, Status, Style, Transport, no_pipe};
 
 /// How often somebody who waits looks whether to stop.
 const TICK: Duration = Duration::from_millis(100);
@@ -64,7 +66,7 @@ struct Worker {
 /// A command to be run.
 struct Order {
     command: String,
-    stdin: OwnedFd,
+    stdin: FeedReader,
     stdout: OwnedFd,
     stderr: OwnedFd,
     ended: oneshot::Sender<Status>,
@@ -133,8 +135,9 @@ impl Transport for SshTransport {
             let _ = rustix::pipe::fcntl_setpipe_size(&writer, PIPE);
             Ok::<_, Failure>((reader, writer))
         };
-        let ((stdin_end, stdin), (stdout, stdout_end), (stderr, stderr_end)) = (pipe()?, pipe()?, pipe()?);
-        for end in [&stdin_end, &stdout_end, &stderr_end] {
+        let (stdin, stdin_end) = feed(&wake);
+        let ((stdout, stdout_end), (stderr, stderr_end)) = (pipe()?, pipe()?);
+        for end in [&stdout_end, &stderr_end] {
             rustix::io::ioctl_fionbio(end, true).map_err(|error| no_pipe(error.into()))?;
         }
         let (sender, ended) = oneshot::channel();
@@ -153,6 +156,7 @@ impl Transport for SshTransport {
             given_up.store(true, Ordering::Relaxed);
             let _ = rustix::io::write(&*wake, &1u64.to_ne_bytes());
         });
+        let stdin = Inlet::Feed(stdin);
         Ok(Started { stdin, stdout, stderr, process: Process::Channel { ended, give_up } })
     }
 }
@@ -344,7 +348,7 @@ fn directions(session: &Session) -> PollFlags {
     }
 }
 
-/// Moves bytes between channels and pipes.
+/// Moves bytes between channels, feeds and pipes.
 struct Pump {
     session: Session,
     socket: TcpStream,
@@ -357,10 +361,10 @@ struct Pump {
     closed: bool,
 }
 
-/// A channel with its pipes.
+/// A channel, and what it is connected with.
 struct Running {
     channel: Channel,
-    stdin: Option<File>,
+    stdin: Option<FeedReader>,
     input: Buffered,
     is_eof_sent: bool,
     stdout: Outlet,
@@ -374,28 +378,32 @@ struct Running {
 struct Buffered {
     bytes: Vec<u8>,
     start: usize,
+    end: usize,
 }
 
 impl Buffered {
     fn is_empty(&self) -> bool {
-        self.start == self.bytes.len()
+        self.start == self.end
     }
 
     fn fill(&mut self, mut from: impl FnMut(&mut [u8]) -> io::Result<usize>) -> io::Result<usize> {
         debug_assert!(self.is_empty());
         self.bytes.resize(BUFFER, 0);
-        self.start = BUFFER;
-        let result = from(&mut self.bytes);
-        let count = *result.as_ref().unwrap_or(&0);
-        self.bytes.truncate(count);
-        self.start = 0;
-        result
+        let count = from(&mut self.bytes)?;
+        (self.start, self.end) = (0, count);
+        Ok(count)
     }
 
     fn drain(&mut self, mut to: impl FnMut(&[u8]) -> io::Result<usize>) -> io::Result<usize> {
-        let count = to(&self.bytes[self.start..])?;
+        let count = to(&self.bytes[self.start..self.end])?;
         self.start += count;
         Ok(count)
+    }
+}
+
+impl From<Vec<u8>> for Buffered {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { start: 0, end: bytes.len(), bytes }
     }
 }
 
@@ -524,7 +532,7 @@ impl Pump {
         if let Some((order, Some(channel))) = self.waiting.pop_front() {
             self.channels.push(Running {
                 channel,
-                stdin: Some(File::from(order.stdin)),
+                stdin: Some(order.stdin),
                 input: Buffered::default(),
                 is_eof_sent: false,
                 stdout: Outlet::new(order.stdout),
@@ -541,9 +549,6 @@ impl Pump {
         let mut fds =
             vec![PollFd::new(&self.socket, directions(&self.session)), PollFd::new(&*self.wake, PollFlags::IN)];
         for running in &self.channels {
-            if let Some(stdin) = running.stdin.as_ref().filter(|_| running.input.is_empty()) {
-                fds.push(PollFd::new(stdin, PollFlags::IN));
-            }
             for outlet in [&running.stdout, &running.stderr] {
                 if let Some(pipe) = outlet.pipe.as_ref().filter(|_| !outlet.buffer.is_empty()) {
                     fds.push(PollFd::new(pipe, PollFlags::OUT));
@@ -596,11 +601,13 @@ impl Running {
         loop {
             if self.input.is_empty() {
                 let Some(stdin) = &mut self.stdin else { break };
-                match self.input.fill(|bytes| stdin.read(bytes)) {
-                    Ok(0) => self.stdin = None,
-                    Ok(_) => moved = true,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(moved),
-                    Err(error) => return Err(error),
+                match stdin.take(std::mem::take(&mut self.input).bytes) {
+                    Fed::Chunk(chunk) => {
+                        self.input = chunk.into();
+                        moved = true;
+                    }
+                    Fed::Nothing => return Ok(moved),
+                    Fed::End => self.stdin = None,
                 }
                 continue;
             }

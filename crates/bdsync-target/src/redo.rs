@@ -403,6 +403,7 @@ impl Redo {
             warn_size: false,
             warn_device: false,
             punch_holes: false,
+            read_ahead: true,
             verify: None,
         };
         let applied = apply(&file, &options, context).map_err(|error| TargetError::Engine(error).during(&stays))?;

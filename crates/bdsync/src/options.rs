@@ -299,7 +299,7 @@ impl Given {
         };
         let (warn_device, punch_holes) = (self.warn_device, self.sparse);
         Ok(PatchOptions {
-            apply: ApplyOptions { device, size_policy, warn_size, warn_device, punch_holes, verify },
+            apply: ApplyOptions { device, size_policy, warn_size, warn_device, punch_holes, read_ahead: false, verify },
             verbose: self.verbose,
         })
     }

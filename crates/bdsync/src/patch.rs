@@ -3,7 +3,7 @@
 use std::io::Cursor;
 
 use bdsync_device::BlockReader;
-use bdsync_engine::apply::{ApplyStats, apply, check, hex, verifiable};
+use bdsync_engine::apply::{ApplyOptions, ApplyStats, apply, check, hex, verifiable};
 use bdsync_engine::{Cancellation, Context, Error, Event};
 
 use crate::failure::Failure;
@@ -26,7 +26,8 @@ pub(crate) fn run(options: &PatchOptions) -> Result<(), Failure> {
     };
     let context = Context { observer: &observer, cancellation: &cancellation };
 
-    if input.is_seekable() {
+    let is_seekable = input.is_seekable();
+    if is_seekable {
         let untouched = |error: Error| Failure::InContext { error, context: "; the target was not touched".into() };
         let (patch, start) = input.rest()?;
         let length = patch.device().size().saturating_sub(start) as usize;
@@ -36,7 +37,8 @@ pub(crate) fn run(options: &PatchOptions) -> Result<(), Failure> {
             verifiable(summary.checksum.as_ref()).map_err(untouched)?;
         }
     }
-    let ApplyStats { checksum, .. } = apply(&mut input, &options.apply, context)?;
+    let apply_options = ApplyOptions { read_ahead: is_seekable, ..options.apply.clone() };
+    let ApplyStats { checksum, .. } = apply(&mut input, &apply_options, context)?;
     if let Some(checksum) = checksum {
         say(format_args!("checksum[{}]: {}", printable(&checksum.name), hex(&checksum.digest)));
     }

@@ -42,8 +42,9 @@ Further than the stock command:
 
     --threads=N           Hash on N threads (also: BDSYNC_THREADS; default: one
                           a processor, at most 16).
-    --io=WAY              How devices are read: positional (default), mapped, or
-                          direct (past the page cache).
+    --io=WAY              How devices are read: mapped (default for files),
+                          positional (default for block devices), or direct
+                          (past the page cache).
     --read-holes          Read also what the file system says is a hole.
     --idle                Let everything else go first: idle I/O class, nice 19.
     --sparse              With --patch: zeros give their space back.

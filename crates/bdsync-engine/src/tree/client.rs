@@ -201,7 +201,10 @@ impl Client<'_, '_> {
             match self.link.wait(context)? {
                 LinkEvent::Message(AgentMessage::Digests, payload) => self.take_digests(&payload)?,
                 LinkEvent::Message(AgentMessage::Leaves, payload) => self.take_leaves(&payload)?,
-                LinkEvent::Message(AgentMessage::Data, payload) => self.take_data(&payload, context)?,
+                LinkEvent::Message(AgentMessage::Data, payload) => {
+                    self.take_data(&payload, context)?;
+                    self.link.recycle(payload);
+                }
                 LinkEvent::Message(AgentMessage::Progress, _) | LinkEvent::Tick => {}
                 // It cannot go on, and says why.
                 LinkEvent::Message(AgentMessage::Answer, payload) => return Err(Error::Remote(payload)),

@@ -18,6 +18,16 @@ const TICK: Duration = Duration::from_millis(100);
 /// How much is written at once, in bytes.
 const BUFFER: usize = 1 << 16;
 
+/// How much is read at once, in bytes: small messages come in numbers, and what is longer
+/// than this is read to where it belongs.
+const READ: usize = 1 << 13;
+
+/// From what length on, in bytes, the memory of a message is worth being used again.
+const WORTH_KEEPING: usize = 1 << 14;
+
+/// How many such pieces of memory are kept, at most.
+const KEPT: usize = 64;
+
 /// What happens when more comes in than is used up.
 #[derive(Clone, Copy, Debug)]
 pub enum LinkOptions {
@@ -91,6 +101,36 @@ impl Output {
 struct Queued {
     bytes: Mutex<usize>,
     fewer: Condvar,
+    /// Somebody who waits goes on when there are no more than this: not for every message.
+    few: usize,
+    /// Memory of messages that were used up.
+    free: Mutex<Vec<Vec<u8>>>,
+}
+
+impl Queued {
+    fn new(options: LinkOptions) -> Self {
+        let (LinkOptions::Wait(most) | LinkOptions::Refuse(most)) = options;
+        Self { few: most / 2, ..Self::default() }
+    }
+
+    fn memory(&self, length: usize) -> Vec<u8> {
+        let free = match length {
+            0..WORTH_KEEPING => None,
+            _ => self.free.lock().unwrap_or_else(PoisonError::into_inner).pop(),
+        };
+        let mut memory = free.unwrap_or_default();
+        memory.resize(length, 0);
+        memory
+    }
+
+    fn used_up(&self, length: usize) {
+        let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *bytes;
+        *bytes -= length;
+        if before > self.few && *bytes <= self.few {
+            self.fewer.notify_all();
+        }
+    }
 }
 
 /// A connection.
@@ -115,7 +155,7 @@ impl Link {
         zstd: bool,
     ) -> Result<Self> {
         let (sender, receiver) = channel();
-        let queued = Arc::<Queued>::default();
+        let queued = Arc::new(Queued::new(options));
         let (to, count) = (sender.clone(), Arc::clone(&queued));
         std::thread::Builder::new()
             .name("link".into())
@@ -149,13 +189,22 @@ impl Link {
     fn unpack(&self, inbound: Inbound) -> Result<LinkEvent> {
         match inbound {
             Inbound::Message(message, payload) => {
-                *self.queued.bytes.lock().unwrap_or_else(PoisonError::into_inner) -= payload.len();
-                self.queued.fewer.notify_all();
+                self.queued.used_up(payload.len());
                 Ok(LinkEvent::Message(message, payload))
             }
             Inbound::End => Ok(LinkEvent::End),
             Inbound::Failed(error) => Err(error),
             Inbound::Scanned(scanned) => Ok(LinkEvent::Scanned(scanned)),
+        }
+    }
+
+    /// Takes back the memory of a message that was dealt with, for one that is to come.
+    pub fn recycle(&self, payload: Vec<u8>) {
+        if payload.capacity() >= WORTH_KEEPING {
+            let mut free = self.queued.free.lock().unwrap_or_else(PoisonError::into_inner);
+            if free.len() < KEPT {
+                free.push(payload);
+            }
         }
     }
 
@@ -233,8 +282,7 @@ pub(crate) fn ended(expected: &str) -> Error {
 }
 
 fn read(mut input: impl Read, to: &Sender<Inbound>, queued: &Queued, options: LinkOptions) -> Result<()> {
-    // Small messages come in numbers.
-    let mut input = io::BufReader::with_capacity(BUFFER, &mut input);
+    let mut input = io::BufReader::with_capacity(READ, &mut input);
     loop {
         let mut head = [0; 4];
         let mut filled = 0;
@@ -249,7 +297,7 @@ fn read(mut input: impl Read, to: &Sender<Inbound>, queued: &Queued, options: Li
         }
         let length = message_length(head)?;
         let mut kind = [0];
-        let mut payload = vec![0; length - 1];
+        let mut payload = queued.memory(length - 1);
         input.read_exact(&mut kind).and_then(|()| input.read_exact(&mut payload)).map_err(|error| {
             match error.kind() {
                 io::ErrorKind::UnexpectedEof => ended("the rest of a message"),
@@ -259,14 +307,14 @@ fn read(mut input: impl Read, to: &Sender<Inbound>, queued: &Queued, options: Li
         let message = AgentMessage::try_from(kind[0])?;
         let mut bytes = queued.bytes.lock().unwrap_or_else(PoisonError::into_inner);
         match options {
-            LinkOptions::Wait(most) => {
-                let full = |bytes: &mut usize| *bytes > most;
-                bytes = queued.fewer.wait_while(bytes, full).unwrap_or_else(PoisonError::into_inner);
+            LinkOptions::Wait(most) if *bytes > most => {
+                let many = |bytes: &mut usize| *bytes > queued.few;
+                bytes = queued.fewer.wait_while(bytes, many).unwrap_or_else(PoisonError::into_inner);
             }
             LinkOptions::Refuse(most) if *bytes > most => {
                 return Err(bdsync_proto::agent::bad(message, "there is far more than was asked for").into());
             }
-            LinkOptions::Refuse(_) => {}
+            LinkOptions::Wait(_) | LinkOptions::Refuse(_) => {}
         }
         *bytes += payload.len();
         drop(bytes);

@@ -14,6 +14,6 @@ mod spans;
 
 pub use client::{Differences, TreeStats, tree_client};
 pub use link::{Link, LinkEvent, LinkOptions, Output};
-pub use piece::{PieceWriter, decode_piece};
+pub use piece::{Piece, PieceWriter, decode_piece};
 pub use server::{PatchSink, tree_server};
 pub use shape::Shape;

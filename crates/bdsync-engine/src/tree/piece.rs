@@ -1,5 +1,6 @@
 //! Pieces of patches and data, compressed where that is faster.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
@@ -11,23 +12,58 @@ use crate::error::{Error, Result};
 const PLAIN: u8 = 0;
 const ZSTD: u8 = 1;
 
+/// How much is gathered for one piece, in bytes: whole pages, so that those are written
+/// whole at the other end.
+const GATHERED: usize = MAX_PIECE & !4095;
+
 /// The compression level: the fastest of the usual ones.
 const LEVEL: i32 = 1;
 
 /// How many pieces in a row go uncompressed before it is tried again, at most.
 const LONGEST_PAUSE: u32 = 64;
 
+/// A decoded piece, in the memory of the message that it came with where it can be.
+#[derive(Debug)]
+pub struct Piece {
+    memory: Vec<u8>,
+    start: usize,
+}
+
+impl Piece {
+    /// Decodes the piece that is a message's whole payload.
+    ///
+    /// # Errors
+    ///
+    /// It is none, or too long.
+    pub(crate) fn decode(message: AgentMessage, payload: Vec<u8>) -> Result<Self> {
+        match decode_piece(message, &payload)? {
+            Cow::Borrowed(bytes) => Ok(Self { start: payload.len() - bytes.len(), memory: payload }),
+            Cow::Owned(memory) => Ok(Self { memory, start: 0 }),
+        }
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.memory[self.start..]
+    }
+
+    /// Memory for another message.
+    pub fn into_memory(self) -> Vec<u8> {
+        self.memory
+    }
+}
+
 /// Decodes a piece.
 ///
 /// # Errors
 ///
 /// It is none, or too long.
-pub fn decode_piece(message: AgentMessage, piece: &[u8]) -> Result<Vec<u8>> {
+pub fn decode_piece(message: AgentMessage, piece: &[u8]) -> Result<Cow<'_, [u8]>> {
     let bytes = match piece.split_first() {
-        Some((&PLAIN, bytes)) => bytes.to_vec(),
+        Some((&PLAIN, bytes)) => Cow::Borrowed(bytes),
         Some((&ZSTD, bytes)) => {
             let decoded = zstd::bulk::decompress(bytes, MAX_PIECE);
-            decoded.map_err(|error| bad(message, format!("it cannot be decompressed: {error}")))?
+            decoded.map_err(|error| bad(message, format!("it cannot be decompressed: {error}")))?.into()
         }
         _ => return Err(bad(message, "its encoding is unknown").into()),
     };
@@ -131,9 +167,9 @@ impl Compressor {
 
 impl Write for PieceWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = bytes.len().min(MAX_PIECE - self.buffer.len());
+        let count = bytes.len().min(GATHERED - self.buffer.len());
         self.buffer.extend_from_slice(&bytes[..count]);
-        if self.buffer.len() == MAX_PIECE {
+        if self.buffer.len() == GATHERED {
             self.flush()?;
         }
         Ok(count)
@@ -161,10 +197,10 @@ mod tests {
 
     #[test]
     fn a_piece_is_what_it_was() {
-        assert_eq!(decode_piece(AgentMessage::Patch, b"\0abc").unwrap(), b"abc");
+        assert_eq!(*decode_piece(AgentMessage::Patch, b"\0abc").unwrap(), *b"abc");
         let mut packed = vec![ZSTD];
         packed.extend(zstd::bulk::compress(&[7; MAX_PIECE], LEVEL).unwrap());
-        assert_eq!(decode_piece(AgentMessage::Patch, &packed).unwrap(), [7; MAX_PIECE]);
+        assert_eq!(*decode_piece(AgentMessage::Patch, &packed).unwrap(), [7; MAX_PIECE]);
     }
 
     #[test]

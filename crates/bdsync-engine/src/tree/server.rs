@@ -9,7 +9,7 @@ use bdsync_proto::agent::{
 };
 
 use super::link::{Link, LinkEvent, ended};
-use super::piece::{PieceWriter, decode_piece};
+use super::piece::{Piece, PieceWriter};
 use super::shape::{Hashers, Shape};
 use super::spans::{Batch, SpanScan};
 use crate::error::{Error, Result};
@@ -21,12 +21,13 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Takes the patch that the client sends.
 pub trait PatchSink {
-    /// The next bytes of it.
+    /// The next bytes of it. Gives back the memory of a piece that is not needed any more,
+    /// this one's or an earlier one's.
     ///
     /// # Errors
     ///
     /// They cannot be stored.
-    fn write(&mut self, bytes: &[u8]) -> Result<()>;
+    fn write(&mut self, piece: Piece) -> Result<Option<Vec<u8>>>;
 }
 
 /// Sends the digests of a device and answers what is asked about it, until the client
@@ -169,7 +170,9 @@ impl Server<'_, '_> {
                 let Some(sink) = &mut self.sink else {
                     return Err(bad(AgentMessage::Patch, "no patch was announced").into());
                 };
-                sink.write(&decode_piece(AgentMessage::Patch, &payload)?)?;
+                if let Some(memory) = sink.write(Piece::decode(AgentMessage::Patch, payload)?)? {
+                    self.link.recycle(memory);
+                }
             }
             LinkEvent::Message(AgentMessage::End, payload) => {
                 return match payload.as_slice() {

@@ -116,7 +116,7 @@ impl Default for Compare {
 impl Compare {
     /// How a device is scanned whose digests are compared.
     pub(crate) fn scan(&self) -> ScanOptions {
-        self.scan_by(ReadStrategy::Positional)
+        self.scan_by(ReadStrategy::Usual)
     }
 
     /// How two devices of this machine are read: without a copy, which is what takes the
