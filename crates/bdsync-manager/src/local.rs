@@ -111,8 +111,6 @@ pub(crate) fn run(task: &Task, source: &mut dyn Source, job: &Job<'_>) -> Result
         }
         None => in_place(task, source, size, &lock, job, &mut stats)?,
     }
-    drop(lock);
-    settle_volume(task, source.size())?;
     if task.verify != Verify::Off {
         job.reporter.phase(Phase::Verify, size);
         let (ranges, found) = differences(task, source, task.verify == Verify::Sample, job)?;
@@ -124,6 +122,9 @@ pub(crate) fn run(task: &Task, source: &mut dyn Source, job: &Job<'_>) -> Result
             )));
         }
     }
+    // Whoever has it open keeps LVM from changing it.
+    drop(lock);
+    settle_volume(task, source.size())?;
     Ok(stats)
 }
 

@@ -1,5 +1,8 @@
 //! A target behind a connection command, with a stock-compatible bdsync there.
 
+mod scripts;
+mod source;
+
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::Path;
@@ -7,28 +10,21 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bdsync_device::Device;
-use bdsync_engine::compare::{CompareOptions, CompareStats};
 use bdsync_engine::diff::{DiffOptions, DiffStats, Names, Peer, diff};
-use bdsync_engine::{Context, Error, Event, Observer, Salt, Scanner, SizePolicy};
+use bdsync_engine::{Context, Error, Salt, Scanner, SizePolicy};
 use bdsync_proto::patch::PatchReader;
 use bdsync_target::redo::{RedoState, file_stem};
 use bdsync_target::stream::PatchStream;
-use tokio::runtime::Handle;
 
 use crate::config::{Remote, Task, Verify};
 use crate::end::SAMPLE;
 use crate::failure::Failure;
-use crate::local::{Difference, Source};
 use crate::remote::{Connection, End, Session, quote, quote_path};
 use crate::report::Phase;
 use crate::run::{Job, OpenSource, Ranges};
 use crate::state::TaskStats;
-
-/// What the first script prints where its answer begins.
-const MARK: &str = "bdsync-manager survey";
-
-/// How often the far end says that it is still there, in seconds.
-const HEARTBEAT: u32 = 5;
+use scripts::{APPLY, COMMIT, GUARD, HOLD, MARK, SURVEY, SYNC, heartbeat};
+use source::FarSource;
 
 /// A task's far end.
 pub(crate) struct Far<'a> {
@@ -626,82 +622,6 @@ fn as_parts(parts: NonZeroUsize) -> NonZeroU64 {
     NonZeroU64::try_from(parts).unwrap_or(NonZeroU64::MIN)
 }
 
-/// A source at the far end, with a target here: its server's blocks go into the patch.
-pub(crate) struct FarSource<'a> {
-    far: Box<Far<'a>>,
-    size: u64,
-}
-
-impl Source for FarSource<'_> {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn path(&self) -> Option<&Path> {
-        None
-    }
-
-    fn compare(
-        &mut self,
-        target: &Arc<Device>,
-        wanted: &CompareOptions,
-        difference: &mut Difference<'_>,
-        job: &Job<'_>,
-    ) -> Result<CompareStats, Failure> {
-        let mut options = self.far.diff_options(SizePolicy::Resize);
-        if self.far.task.compare.size_policy == SizePolicy::MinSize && target.size() > 0 {
-            options.size_policy = SizePolicy::MinSize;
-        }
-        options.remote_data = true;
-        options.sample = wanted.sample.map(as_parts);
-        let (reader, writer) = io::pipe().map_err(|error| Failure::new(format!("cannot make a pipe: {error}")))?;
-        let far = &self.far;
-        let stop = job.control.cancellation.clone();
-        // The thread has the session; what it finds is dealt with here, in order.
-        let (result, end, taken) = std::thread::scope(|scope| {
-            let context = Handle::current();
-            let options = &options;
-            let compared = scope.spawn(move || {
-                let _entered = context.enter();
-                let quiet = |_: &Event| {};
-                let context = Context { observer: &quiet, cancellation: &stop };
-                far.compare_with(target, options, writer, context)
-            });
-            let mut taken = CompareStats::default();
-            let take = || -> Result<(), Error> {
-                let mut patch = PatchReader::new(reader)?;
-                while let Some(record) = patch.next_record()? {
-                    taken.differing_blocks += (record.data.len() as u64).div_ceil(options.block_size);
-                    taken.differing_bytes += record.data.len() as u64;
-                    difference(record.position, record.data)?;
-                    let (size, patch_bytes) = (self.size, taken.differing_bytes);
-                    Observer::event(job.reporter, &Event::Progress { position: record.position, size, patch_bytes });
-                }
-                Ok(())
-            };
-            let took = take();
-            match compared.join() {
-                Ok((result, end)) => (result.map(|(_, stats)| stats), end, took.map(|()| taken)),
-                Err(_) => (
-                    Err(Error::Cancelled),
-                    Err(Failure::new("comparing ended in a way that it must not")),
-                    Err(Error::Cancelled),
-                ),
-            }
-        });
-        match (result, taken) {
-            // What the patch's taker says is the cause of a patch that cannot be written.
-            (Err(Error::WritePatch(_)) | Ok(_), Err(error)) => Err(error.into()),
-            (Err(error), _) => Err(self.far.blame(error, end)),
-            (Ok(stats), Ok(mut taken)) => {
-                end.and_then(|end| end.success())?;
-                taken.compared_bytes = stats.compared_bytes;
-                Ok(taken)
-            }
-        }
-    }
-}
-
 /// Reads what a session prints until its end; says whether a line was `word`.
 fn wait_for_word(session: &mut Session, word: &str) -> bool {
     let Some(stdout) = session.stdout.take() else { return false };
@@ -715,146 +635,3 @@ fn wait_for_word(session: &mut Session, word: &str) -> bool {
     }
     found
 }
-
-/// Signs of life, until the script ends.
-fn heartbeat() -> String {
-    format!(
-        "while kill -0 $$ 2> /dev/null; do echo alive; sleep {HEARTBEAT} > /dev/null 2>&1; done &\nalive=$!\ntrap 'kill $alive 2> /dev/null' EXIT\n"
-    )
-}
-
-/// `make_durable FILE...`. An error of a sync that can do single files counts; only where it
-/// cannot everything is synced.
-const SYNC: &str = r#"
-if sync -- / 2> /dev/null; then
-  make_durable() { sync -- "$@"; }
-else
-  make_durable() { sync; }
-fi
-"#;
-
-/// `usage` says what else uses the target `t`, a line for each.
-const GUARD: &str = r#"
-number() { stat -L -c '%t %T' -- "$1" 2>/dev/null; }
-usage() {
-  if [ -f "$t" ]; then
-    for l in /sys/block/loop*/loop/backing_file; do
-      [ -r "$l" ] || continue
-      read -r f < "$l"
-      [ "$f" -ef "$t" ] && l=${l#/sys/block/} && echo "busy=is attached to /dev/${l%%/*}"
-    done
-  fi
-  if [ -b "$t" ]; then
-    n=$(number "$t")
-    s=/sys/dev/block/$((0x${n% *})):$((0x${n#* }))
-    for x in "$s/dev" "$s"/*/dev; do
-      [ -r "$x" ] || continue
-      read -r v < "$x"
-      for h in "${x%/dev}"/holders/*; do [ -e "$h" ] && echo "busy=is in use by the device ${h##*/}"; done
-      while read -r i p w r where rest; do
-        [ "$w" = "$v" ] && echo "busy=is mounted on $where" && break
-      done < /proc/self/mountinfo
-    done
-    while read -r line; do
-      r=${line#* - }; r=${r#* }; r=${r%% *}
-      [ -b "$r" ] && [ "$(number "$r")" = "$n" ] && echo "busy=is mounted" && break
-    done < /proc/self/mountinfo
-    while read -r r x; do
-      [ -b "$r" ] && [ "$(number "$r")" = "$n" ] && echo "busy=is in use as swap"
-    done < /proc/swaps
-    # Where dd knows how; elsewhere it complains about something else.
-    case $(LC_ALL=C dd if=/dev/null of="$t" oflag=excl conv=notrunc,nocreat count=0 2>&1) in
-      *busy*) echo "busy=is held open exclusively by another program";;
-    esac
-  fi
-  if [ -f "$t" ] && [ -r /proc/swaps ]; then
-    while read -r r x; do [ -f "$r" ] && [ "$r" -ef "$t" ] && echo "busy=is in use as swap"; done < /proc/swaps
-  fi
-}
-"#;
-
-/// Asks about target, patch folder and program. `t`, `d`, `k` and `b` are set before.
-const SURVEY: &str = r#"
-if [ -b "$t" ]; then echo kind=block
-elif [ -f "$t" ]; then echo kind=file
-elif [ -e "$t" ]; then echo kind=other
-else echo kind=missing
-fi
-[ -f "$t" ] && echo "size=$(stat -L -c %s -- "$t" 2>/dev/null || wc -c < "$t")"
-if [ -b "$t" ]; then
-  n=$(number "$t")
-  s=/sys/dev/block/$((0x${n% *})):$((0x${n#* }))
-  [ -r "$s/size" ] && read -r x < "$s/size" && echo "size=$((x * 512))"
-fi
-usage
-if [ -n "$d" ]; then
-  [ -d "$d" ] && [ -w "$d" ] && echo folder=yes
-  echo "free_kib=$(df -Pk -- "$d" 2>/dev/null | sed -n '$s/.* \([0-9][0-9]*\)  *[0-9][0-9]*% .*/\1/p')"
-  for x in partial state state.new; do [ -e "$k.$x" ] && echo leftover=yes; done
-  if [ -e "$k.ready" ]; then
-    echo ready=yes
-    echo "ready_bytes=$(wc -c < "$k.ready")"
-    x=$(sha256sum < "$k.ready" 2>/dev/null) && echo "ready_sha256=$x"
-    [ -f "$k.state" ] && printf 'state=' && tr -d '\n' < "$k.state" && echo
-  fi
-fi
-command -v sha256sum >/dev/null 2>&1 && echo sha256sum=yes
-command -v "$b" >/dev/null 2>&1 && echo program=yes
-echo end=
-"#;
-
-/// Holds a lock on the target until its standard input ends.
-const HOLD: &str = r#"
-exec 8< "$t" || exit 1
-if command -v flock > /dev/null 2>&1; then
-  # What is left over from a connection that broke just now ends by itself.
-  i=0
-  until flock -n 8; do
-    i=$((i + 1))
-    [ $i -gt 5 ] && exit 75
-    echo waiting
-    sleep 1
-  done
-fi
-echo held
-exec cat > /dev/null
-"#;
-
-/// Checks a stored patch and renames it. `n`, `h` and `s` are its length, digest and state.
-const COMMIT: &str = r#"
-set -e
-umask 077
-x=$(wc -c < "$k.partial")
-[ "$x" -eq "$n" ] || exit 20
-if command -v sha256sum >/dev/null 2>&1; then
-  x=$(sha256sum < "$k.partial")
-  [ "${x%% *}" = "$h" ] || exit 21
-fi
-rm -f -- "$k.state.new"
-printf '%s\n' "$s" > "$k.state.new"
-make_durable "$k.partial" "$k.state.new"
-mv -f -- "$k.state.new" "$k.state"
-mv -f -- "$k.partial" "$k.ready"
-make_durable "$d"
-"#;
-
-/// Applies a ready patch, with signs of life meanwhile, and removes it.
-const APPLY: &str = r#"
-gone() { echo applied; exit 0; }
-# A process left over from a broken connection may have done it meanwhile.
-[ -e "$k.ready" ] || gone
-exec 9< "$k.ready" || exit
-if command -v flock > /dev/null 2>&1; then
-  flock 9 || exit
-fi
-[ -e "$k.ready" ] || gone
-x=$(usage | head -n 1)
-[ -z "$x" ] || { echo "the target $t ${x#busy=}; it was not changed" >&2; exit 1; }
-patch >&2 || exit
-make_durable "$t" || { echo "the target could not be made durable" >&2; exit 1; }
-[ "$k.ready" -ef /proc/self/fd/9 ] || [ ! -e /proc/self/fd/9 ] || { echo "another patch took its place" >&2; exit 1; }
-rm -f -- "$k.ready" || exit
-rm -f -- "$k.state"
-make_durable "$d"
-echo applied
-"#;

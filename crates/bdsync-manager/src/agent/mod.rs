@@ -1,54 +1,47 @@
 //! A far end with our agent there (`proto-spec/agent.md`): one process and one connection
 //! do a whole task.
 
+mod source;
+mod upload;
+mod volume;
+
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use bdsync_device::Device;
 use bdsync_engine::apply::hex;
-use bdsync_engine::compare::{CompareOptions, CompareStats};
 use bdsync_engine::tree::{Differences, Link, LinkOptions, PieceWriter, Shape, TreeStats, tree_client};
 use bdsync_engine::{Cancellation, Error, Scanner, SizePolicy};
 use bdsync_proto::agent::{AGENT_VERSION, AgentMessage, CAPABILITY, ZSTD};
 use bdsync_proto::patch::{PatchHeader, PatchStats, PatchWriter};
 use bdsync_proto::{Hello, MessageType, limits};
 use bdsync_target::ops::{
-    About, Answer, AppliedPatch, Compare, Compared, Facts, NewSnapshot, PatchGoes, Place, ProgressReport, Request,
-    StoredPatch,
+    About, Answer, AppliedPatch, Compare, Compared, Facts, PatchGoes, Place, ProgressReport, Request, StoredPatch,
 };
 use bdsync_target::redo::{RedoState, file_stem};
 use bdsync_target::stream::PatchStream;
-use bdsync_target::volume::VolumeState;
 use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 
 use crate::config::{Task, Verify};
 use crate::end::SAMPLE;
 use crate::failure::Failure;
-use crate::local::{Difference, Source, final_size, missing, tell_of_volume};
+use crate::local::{final_size, missing};
 use crate::remote::{Connection, Session};
 use crate::report::Phase;
 use crate::run::{Job, OpenSource, Ranges, redo_state};
 use crate::state::TaskStats;
+use source::AgentSource;
+use upload::{Checkpoint, Upload};
 
 /// How many bytes may wait here; the agent never has a reason to send so much.
 const QUEUE: usize = 64 << 20;
 
 /// How long a cancelled task waits for the agent to clean up.
 const LAST_WORDS: Duration = Duration::from_millis(1200);
-
-/// How much is read from the source at once to be written into the patch, in bytes.
-const PIECE: u64 = 128 << 10;
-
-/// How many places are remembered where a comparison can go on.
-const CHECKPOINTS: usize = 256;
-
-/// How much of a patch is between two of them at least, in bytes.
-const BETWEEN: u64 = 1 << 20;
 
 /// Length of a salt, in bytes.
 const SALT: usize = 16;
@@ -83,14 +76,6 @@ pub(crate) struct Resume {
     target_bytes: u64,
     identity: Option<String>,
     checkpoints: VecDeque<Checkpoint>,
-}
-
-#[derive(Clone)]
-struct Checkpoint {
-    /// How far the device was dealt with.
-    position: u64,
-    patch: PatchStats,
-    digest: Sha256,
 }
 
 impl<'a> AgentSession<'a> {
@@ -345,7 +330,6 @@ impl<'a> AgentSession<'a> {
             Some(place) => self.two_phases(source, &place, &facts, Goal { size, is_new, created }, &mut stats)?,
             None => self.in_place(source, size, is_new, &mut stats)?,
         }
-        self.settle_volume(source.size()).map_err(|failure| failure.during("the target is up to date"))?;
         if self.task.verify != Verify::Off && !self.about.append_only_patches {
             self.job.reporter.phase(Phase::Verify, source.size());
             let parts = (self.task.verify == Verify::Sample).then_some(SAMPLE);
@@ -359,42 +343,8 @@ impl<'a> AgentSession<'a> {
                 )));
             }
         }
+        self.settle_volume(source.size()).map_err(|failure| failure.during("the target is up to date"))?;
         Ok(stats)
-    }
-
-    /// Sees to it that a target that is a logical volume holds what it has to; says whether it
-    /// was made.
-    fn ensure_volume(&mut self, bytes: u64, cut: bool) -> Result<bool, Failure> {
-        let Some(volume) = &self.task.volume else { return Ok(false) };
-        let (path, vg, wish) = (self.target(), volume.group.clone(), volume.wish(self.task, bytes, cut));
-        let state: VolumeState = self.call(&Request::Volume { path, vg, wish })?;
-        tell_of_volume(self.task, &state);
-        Ok(state.created)
-    }
-
-    /// All is in the target that has to be: what is behind it may go, and old ways back.
-    fn settle_volume(&mut self, bytes: u64) -> Result<(), Failure> {
-        let Some(volume) = self.task.volume.as_ref().filter(|_| !self.about.append_only_patches) else { return Ok(()) };
-        if volume.snapshots > 0 {
-            let (path, vg, keep) = (self.target(), volume.group.clone(), volume.snapshots);
-            self.call::<serde::de::IgnoredAny>(&Request::VolumeSettled { path, vg, keep })?;
-        }
-        if volume.shrink && self.facts()?.size.is_some_and(|size| size > bytes) {
-            self.ensure_volume(bytes, true)?;
-        }
-        Ok(())
-    }
-
-    /// Keeps a target that is a logical volume as it is, as the way back.
-    fn keep_for_rollback(&mut self, changed_bytes: u64) -> Result<(), Failure> {
-        let wanted = self.task.volume.as_ref();
-        let wanted = wanted.and_then(|volume| Some((&volume.group, volume.rollback(self.task, changed_bytes)?)));
-        // An agent that applies nothing makes no snapshots either; whoever applies does.
-        let Some((group, rollback)) = wanted.filter(|_| !self.about.append_only_patches) else { return Ok(()) };
-        let (path, vg) = (self.target(), group.clone());
-        let kept: NewSnapshot = self.call(&Request::VolumeSnapshot { path, vg, rollback })?;
-        tracing::info!(task = self.task.name, "The target as it was is kept as {group}/{}", kept.name);
-        Ok(())
     }
 
     /// Deals with what an earlier run left; says whether a patch was finished.
@@ -630,8 +580,7 @@ impl<'a> AgentSession<'a> {
                 PatchWriter::new(stream, &PatchHeader { size, device }).map_err(broken)?
             }
         };
-        let checkpoints = checkpoint.cloned().into_iter().collect();
-        Ok(Upload { patch: Some(patch), source: Arc::clone(source), checkpoints, buffer: vec![0; PIECE as usize] })
+        Ok(Upload::new(patch, source, checkpoint))
     }
 
     fn in_place(
@@ -761,120 +710,12 @@ impl Drop for AgentSession<'_> {
     }
 }
 
-/// A source at the far end, with a target here.
-pub(crate) struct AgentSource<'a> {
-    agent: AgentSession<'a>,
-    size: u64,
-}
-
-impl Source for AgentSource<'_> {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn path(&self) -> Option<&Path> {
-        None
-    }
-
-    fn compare(
-        &mut self,
-        target: &Arc<Device>,
-        options: &CompareOptions,
-        difference: &mut Difference<'_>,
-        _: &Job<'_>,
-    ) -> Result<CompareStats, Failure> {
-        let mut shape = self.agent.shape(options.length)?;
-        shape.parts = options.sample.map(|_| SAMPLE);
-        let path = self.agent.task.source.to_string_lossy().into_owned();
-        let mut request = Compare::new(&path, &shape);
-        request.flush_cache = options.flush_cache;
-        self.agent.begin(request)?;
-        let found = self.agent.compare(target, &shape, true, &mut Fetched(difference))?;
-        self.agent.end::<serde::de::IgnoredAny>(true)?;
-        Ok(CompareStats {
-            compared_bytes: found.compared_bytes,
-            differing_blocks: found.differing_blocks,
-            differing_bytes: found.differing_bytes,
-        })
-    }
-}
-
-struct Fetched<'a>(&'a mut Difference<'a>);
-
-impl Differences for Fetched<'_> {
-    fn differs(&mut self, _: u64, _: u64) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn data(&mut self, position: u64, bytes: &[u8]) -> Result<(), Error> {
-        (self.0)(position, bytes)
-    }
-}
-
 #[derive(Default)]
 struct RangeList(Ranges);
 
 impl Differences for RangeList {
     fn differs(&mut self, position: u64, length: u64) -> Result<(), Error> {
         self.0.add(position, position + length);
-        Ok(())
-    }
-}
-
-/// Writes what differs into a patch at the far end.
-struct Upload {
-    patch: Option<PatchWriter<PatchStream<PieceWriter>>>,
-    source: Arc<Device>,
-    checkpoints: VecDeque<Checkpoint>,
-    buffer: Vec<u8>,
-}
-
-impl Upload {
-    fn patch(&mut self) -> Result<&mut PatchWriter<PatchStream<PieceWriter>>, Error> {
-        self.patch.as_mut().ok_or_else(|| Error::Resources("the patch is finished".into()))
-    }
-
-    /// Ends the patch; gives what is in it and its SHA-256.
-    fn finish(&mut self) -> Result<(PatchStats, String), Error> {
-        let Some(patch) = self.patch.take() else { return Err(Error::Resources("the patch is finished".into())) };
-        let (stream, stats) = patch.finish(None).map_err(Error::WritePeer)?;
-        let (mut pieces, _, sha256) = stream.finish();
-        pieces.flush().map_err(Error::WritePeer)?;
-        Ok((stats, sha256))
-    }
-}
-
-impl Differences for Upload {
-    fn differs(&mut self, position: u64, length: u64) -> Result<(), Error> {
-        let end = position + length;
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let mut position = position;
-        while position < end {
-            let piece = &mut buffer[..(end - position).min(PIECE) as usize];
-            self.source.read_at(position, piece)?;
-            self.patch()?.write_data(position, piece).map_err(Error::WritePeer)?;
-            position += piece.len() as u64;
-        }
-        self.buffer = buffer;
-        Ok(())
-    }
-
-    fn resolved(&mut self, position: u64) -> Result<(), Error> {
-        let patch = self.patch()?;
-        let stats = patch.stats();
-        let digest = patch.stream().so_far().1;
-        let last = self.checkpoints.back().map_or(0, |checkpoint| checkpoint.patch.patch_bytes);
-        if stats.patch_bytes - last.min(stats.patch_bytes) >= BETWEEN {
-            if self.checkpoints.len() == CHECKPOINTS {
-                self.checkpoints.pop_front();
-            }
-            self.checkpoints.push_back(Checkpoint { position, patch: stats, digest });
-        } else if let Some(checkpoint) = self.checkpoints.back_mut()
-            && checkpoint.patch.patch_bytes == stats.patch_bytes
-        {
-            // Nothing differed since then.
-            checkpoint.position = position;
-        }
         Ok(())
     }
 }
