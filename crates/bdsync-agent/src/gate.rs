@@ -141,7 +141,7 @@ impl Gate {
     /// The volume group whose volume a path names.
     fn volume_folder<'a>(&self, path: &'a str) -> Option<&'a str> {
         let (group, name) = path.strip_prefix("/dev/")?.split_once('/')?;
-        (is_name(group) && is_name(name)).then_some(group)
+        (is_name(group) && is_name(name) && group != "shm").then_some(group)
     }
 
     /// Whether a logical volume is allowed by its very name, which is what LVM goes by.

@@ -247,6 +247,7 @@ impl Agent<'_> {
             Request::Apply { path, place, size_policy } => {
                 self.gate.may_write("apply a patch")?;
                 let (target, (folder, redo)) = (self.gate.target(path)?, self.redo(place)?);
+                is_there(&target)?;
                 let handles = [&target, &folder];
                 let state = redo.ready_state().map_err(|error| restored(error, &handles))?;
                 let Some(state) = state.filter(|_| redo.is_ready()) else {
@@ -413,6 +414,7 @@ impl Agent<'_> {
     fn prepare(&mut self, request: &Compare) -> Result<Prepared, TargetError> {
         let shape = request.shape()?;
         let target = self.gate.target(&request.path)?;
+        is_there(&target)?;
         let device = Device::open(&target.path, Access::Read).map_err(|error| restored(error.into(), &[&target]))?;
         if request.fresh {
             device.release(0, device.size());
@@ -470,6 +472,15 @@ impl Agent<'_> {
     }
 }
 
+/// Refuses to open what was missing when it was looked at: whatever stands there now was not
+/// compared with what is allowed.
+fn is_there(target: &Handle) -> Result<(), TargetError> {
+    match target.exists {
+        true => Ok(()),
+        false => Err(TargetError::refused(format!("{} does not exist", target.asked))),
+    }
+}
+
 /// An error with the names that the client knows.
 fn restored(error: TargetError, handles: &[&Handle]) -> TargetError {
     let text = handles.iter().fold(error.to_string(), |text, handle| handle.restore(&text));
@@ -506,7 +517,17 @@ enum Sink {
 /// A patch that is applied while it comes.
 struct Applied {
     pipe: Option<io::PipeWriter>,
-    thread: std::thread::JoinHandle<Result<u64, Error>>,
+    thread: Option<std::thread::JoinHandle<Result<u64, Error>>>,
+}
+
+impl Drop for Applied {
+    fn drop(&mut self) {
+        // Nothing is written any more once the target's lock is let go of.
+        drop(self.pipe.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Applied {
@@ -530,14 +551,14 @@ impl Applied {
                 apply(reader, &options, context).map(|stats| stats.written_bytes)
             })
             .map_err(failed)?;
-        Ok(Self { pipe: Some(pipe), thread })
+        Ok(Self { pipe: Some(pipe), thread: Some(thread) })
     }
 
     fn finish(mut self) -> Result<AppliedPatch, TargetError> {
         drop(self.pipe.take());
-        match self.thread.join() {
-            Ok(written) => Ok(AppliedPatch { written_bytes: written?, done_before: false }),
-            Err(_) => Err(TargetError::refused("applying ended in a way that it must not")),
+        match self.thread.take().map(std::thread::JoinHandle::join) {
+            Some(Ok(written)) => Ok(AppliedPatch { written_bytes: written?, done_before: false }),
+            _ => Err(TargetError::refused("applying ended in a way that it must not")),
         }
     }
 }

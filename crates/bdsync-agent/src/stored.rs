@@ -24,7 +24,7 @@ const AHEAD: usize = 8;
 pub(crate) struct Stored {
     redo: Redo,
     /// Counts and hashes.
-    stream: PatchStream<io::Sink>,
+    stream: Option<PatchStream<io::Sink>>,
     to: Option<SyncSender<Piece>>,
     /// Memory of pieces that are written.
     used: Receiver<Vec<u8>>,
@@ -69,7 +69,7 @@ impl Stored {
         };
         let writer = std::thread::Builder::new().name("store".into()).spawn(write);
         let writer = writer.map_err(|error| Error::Resources(format!("cannot start a thread: {error}")))?;
-        Ok(Self { redo, stream, to: Some(to), used, writer: Some(writer) })
+        Ok(Self { redo, stream: Some(stream), to: Some(to), used, writer: Some(writer) })
     }
 
     /// Waits until everything is written.
@@ -88,7 +88,8 @@ impl Stored {
         // A failing disk may say so only when it has to.
         let synced = self.written().and_then(|file| file.sync_all());
         synced.map_err(|error| self.redo.write_failed(&error))?;
-        let (_, patch_bytes, sha256) = self.stream.finish();
+        let over = || TargetError::refused("the patch is finished");
+        let (_, patch_bytes, sha256) = self.stream.take().map(PatchStream::finish).ok_or_else(over)?;
         Ok(StoredPatch { patch_bytes, sha256 })
     }
 
@@ -100,9 +101,17 @@ impl Stored {
     }
 }
 
+impl Drop for Stored {
+    fn drop(&mut self) {
+        // Nothing is written any more once the target's lock is let go of.
+        let _ = self.written();
+    }
+}
+
 impl PatchSink for Stored {
     fn write(&mut self, piece: Piece) -> Result<Option<Vec<u8>>, Error> {
-        self.stream.write_all(piece.bytes()).map_err(Error::WritePatch)?;
+        let over = || Error::WritePatch(io::ErrorKind::BrokenPipe.into());
+        self.stream.as_mut().ok_or_else(over)?.write_all(piece.bytes()).map_err(Error::WritePatch)?;
         let sent = self.to.as_ref().is_some_and(|to| to.send(piece).is_ok());
         match sent {
             true => Ok(self.used.try_recv().ok()),

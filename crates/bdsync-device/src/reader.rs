@@ -65,9 +65,10 @@ impl ReadStrategy {
     pub fn reader(self, device: Arc<Device>) -> io::Result<Box<dyn BlockReader>> {
         Ok(match self {
             // Some file systems have no maps.
+            Self::Usual if device.kind() == DeviceKind::Block => Box::new(PositionalReader::new(device)),
             Self::Usual => match MappedReader::new(Arc::clone(&device)) {
-                Ok(mapped) if device.kind() == DeviceKind::File => Box::new(mapped),
-                _ => Box::new(PositionalReader::new(device)),
+                Ok(mapped) => Box::new(mapped),
+                Err(_) => Box::new(PositionalReader::new(device)),
             },
             Self::Positional => Box::new(PositionalReader::new(device)),
             Self::Mapped => Box::new(MappedReader::new(device)?),

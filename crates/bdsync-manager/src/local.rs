@@ -109,7 +109,10 @@ pub(crate) fn run(task: &Task, source: &mut dyn Source, job: &Job<'_>) -> Result
             let far = Target { device: target, lock: &lock, is_new, created };
             two_phases(task, source, far, size, redo, job, &mut stats)?;
         }
-        None => in_place(task, source, size, &lock, job, &mut stats)?,
+        None => {
+            let far = Target { device: target, lock: &lock, is_new, created };
+            in_place(task, source, far, size, job, &mut stats)?;
+        }
     }
     if task.verify != Verify::Off {
         job.reporter.phase(Phase::Verify, size);
@@ -162,7 +165,7 @@ pub(crate) fn differences(
     };
     let mut stats = source.compare(&target, &options, &mut difference, job)?;
     // What only one of them has differs, whatever it is.
-    if from != to && task.compare.size_policy != SizePolicy::MinSize {
+    if from != to && (task.compare.size_policy != SizePolicy::MinSize || (task.volume.is_some() && to < from)) {
         ranges.add(from.min(to), from.max(to));
         stats.differing_blocks += from.abs_diff(to).div_ceil(options.block_size);
         stats.differing_bytes += from.saturating_sub(to);
@@ -275,6 +278,11 @@ pub(crate) fn final_size(task: &Task, from: u64, to: u64, is_block: bool, is_new
     if from == to {
         return Ok(from);
     }
+    if task.volume.is_some() && to < from {
+        return Err(Failure::new(format!(
+            "the source has {from} bytes, and the target volume only {to}; nothing was changed"
+        )));
+    }
     match task.compare.size_policy {
         SizePolicy::MinSize if !is_new => return Ok(from.min(to)),
         SizePolicy::Strict if !is_new => {
@@ -305,15 +313,19 @@ fn options(task: &Task, length: u64) -> CompareOptions {
 fn in_place(
     task: &Task,
     source: &mut dyn Source,
+    target: Target<'_>,
     size: u64,
-    lock: &TargetLock,
     job: &Job<'_>,
     stats: &mut TaskStats,
 ) -> Result<(), Failure> {
     let started = Instant::now();
+    let Target { device, lock, created, .. } = target;
+    drop(device);
     lock.check(&task.target)?;
     source.comparing(task, job)?;
-    keep_for_rollback(task, 0)?;
+    if !created {
+        keep_for_rollback(task, 0)?;
+    }
     let mut target = Device::open(&task.target, Access::ReadWrite)?;
     let resize = task.compare.size_policy != SizePolicy::MinSize || target.size() == 0;
     if target.size() != size && resize {

@@ -83,7 +83,7 @@ impl<'a> Job<'a> {
         if taken.bytes != source.bytes {
             // The target was made ready for the size before.
             return Err(Failure::new(format!(
-                "the source {} was resized during the run, from {} to {} bytes; the target was not changed",
+                "the source {} was resized during the run, from {} to {} bytes; nothing was compared",
                 task.source.display(),
                 source.bytes,
                 taken.bytes
@@ -296,7 +296,7 @@ async fn given_to(group: &[Task], control: &Control, options: RunOptions) -> Vec
     if options.dry_run || !group.iter().all(is_member) {
         return VecDeque::new();
     }
-    let (tasks, control) = (group.to_vec(), control.clone());
+    let (tasks, control, noting) = (group.to_vec(), control.clone(), control);
     let taken = tokio::task::spawn_blocking(move || {
         for task in &tasks {
             // What is wrong with a source shows before there is a snapshot of any.
@@ -307,6 +307,10 @@ async fn given_to(group: &[Task], control: &Control, options: RunOptions) -> Vec
     match taken.await.unwrap_or_else(|error| Err(Failure::new(error.to_string()))) {
         Ok(snapshots) => snapshots.into_iter().map(Given::Snapshot).collect(),
         Err(failure) => {
+            for task in group {
+                // It is taken away again, if it was there.
+                let _ = noting.state.note(&noting.config, &task.name, |pending| pending.snapshot = None);
+            }
             let name = group.first().and_then(|task| task.consistency_group.as_deref()).unwrap_or_default();
             group.iter().map(|_| Given::Refusal(format!("consistency group {name}: {failure}"))).collect()
         }

@@ -51,7 +51,9 @@ pub fn check(source: &Path, target: &Path) -> Result<(), TargetError> {
 ///
 /// It is such a place.
 pub fn check_place(target: &Path) -> Result<(), TargetError> {
-    match target.starts_with("/dev") && !target.starts_with("/dev/shm") {
+    let folder = target.parent().and_then(|parent| fs::canonicalize(parent).ok());
+    let place = folder.as_deref().unwrap_or(target);
+    match place.starts_with("/dev") && !place.starts_with("/dev/shm") {
         true => Err(TargetError::refused(format!(
             "the target {} is missing, and no file is made in place of a device (target_vg makes a logical volume)",
             target.display()

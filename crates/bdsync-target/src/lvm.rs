@@ -275,7 +275,7 @@ pub fn task_tag(task: &str) -> String {
 
 /// A tag with only what LVM takes in one.
 pub fn tag(text: &str) -> String {
-    text.chars().map(|c| if c.is_ascii_alphanumeric() || "_+.-".contains(c) { c } else { '_' }).take(100).collect()
+    text.chars().map(|c| if c.is_ascii_alphanumeric() || "_+.-".contains(c) { c } else { '_' }).take(200).collect()
 }
 
 /// A size as LVM writes it (mebibytes without a unit), or a part of the origin, in bytes;

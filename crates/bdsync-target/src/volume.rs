@@ -138,14 +138,17 @@ pub fn ensure(lvm: &Lvm, volume: &VolumeName, wish: &VolumeWish) -> Result<Volum
     }
     let before = found.bytes;
     let state = |bytes| VolumeState { bytes, before_bytes: Some(before), ..VolumeState::default() };
-    let is_larger = before > wanted && before > round(extent.saturating_mul(lvm.stripes(&full)?))?;
+    // Stripes are filled side by side, so that a volume has a multiple of so many extents.
+    let striped = if before == wanted { wanted } else { round(extent.saturating_mul(lvm.stripes(&full)?))? };
+    let (wanted, size) = (striped, format!("{striped}b"));
+    let is_larger = before > wanted;
     if is_larger && !wish.shrink {
         return Err(TargetError::refused(format!(
             "the target {full} has {before} bytes and the source only {}; nothing was changed (target_shrink = true allows to cut off the end)",
             wish.bytes
         )));
     }
-    if before >= wanted && !(is_larger && wish.cut) {
+    if before >= wish.bytes && !(is_larger && wish.cut) {
         return Ok(state(before));
     }
     let snapshot = volumes.iter().find(|other| other.is_classic_snapshot() && other.origin == volume.name);
@@ -168,8 +171,14 @@ pub fn ensure(lvm: &Lvm, volume: &VolumeName, wish: &VolumeWish) -> Result<Volum
         lvm.run(&["lvchange", "--activate", "y", "--", &full])?;
     }
     resized?;
-    // What it has become: stripes take more than was asked for.
-    Ok(state(lvm.volume(&full)?.bytes))
+    let bytes = lvm.volume(&full)?.bytes;
+    match bytes >= wish.bytes {
+        true => Ok(state(bytes)),
+        false => Err(TargetError::refused(format!(
+            "LVM gave the target {full} {bytes} bytes, and the source has {}; it was not changed otherwise",
+            wish.bytes
+        ))),
+    }
 }
 
 /// A way back: a snapshot of a target before a patch is applied to it.
@@ -212,9 +221,14 @@ pub fn keep_for_rollback(lvm: &Lvm, volume: &VolumeName, rollback: &Rollback) ->
     let Some(origin) = volumes.iter().find(|known| known.name == volume.name) else {
         return Err(TargetError::refused(format!("there is no volume {full}")));
     };
-    let mut open = ways_back(&volumes, volume).into_iter().filter(|known| known.has_tag(OPEN_TAG));
-    if let Some(open) = open.find(|known| !known.has_overflowed()) {
-        return Ok(open.name.clone());
+    if let Some(open) = ways_back(&volumes, volume).into_iter().find(|known| known.has_tag(OPEN_TAG)) {
+        return match open.has_overflowed() {
+            false => Ok(open.name.clone()),
+            true => Err(TargetError::refused(format!(
+                "the snapshot {} of the target from before a run that did not end well has overflowed, and so there is no way back to that; remove it with lvremove to go on",
+                open.full_name()
+            ))),
+        };
     }
     let mut time = SystemTime::now();
     let name = loop {
@@ -272,13 +286,16 @@ pub fn keep_for_rollback(lvm: &Lvm, volume: &VolumeName, rollback: &Rollback) ->
 pub fn settle_rollback(lvm: &Lvm, volume: &VolumeName, keep: u32) -> Result<(), TargetError> {
     let volumes = lvm.volumes_of(&volume.group)?;
     let found = ways_back(&volumes, volume);
-    let surplus = found.len().saturating_sub(keep.max(1) as usize);
-    for old in found.iter().take(surplus) {
+    for open in found.iter().filter(|known| known.has_tag(OPEN_TAG)) {
+        lvm.run(&["lvchange", "--deltag", OPEN_TAG, "--", &open.full_name()])?;
+    }
+    // One that has overflowed leads nowhere. The new one stays, whatever the clock says.
+    let (lost, sound): (Vec<_>, Vec<_>) = found.into_iter().partition(|known| known.has_overflowed());
+    let surplus = sound.len().saturating_sub(keep.max(1) as usize);
+    let old = sound.into_iter().filter(|known| !known.has_tag(OPEN_TAG)).take(surplus);
+    for old in lost.into_iter().chain(old) {
         // Somebody may look at it just now.
         let _ = lvm.run(&["lvremove", "--yes", "--", &old.full_name()]);
-    }
-    for open in found.iter().skip(surplus).filter(|known| known.has_tag(OPEN_TAG)) {
-        lvm.run(&["lvchange", "--deltag", OPEN_TAG, "--", &open.full_name()])?;
     }
     Ok(())
 }

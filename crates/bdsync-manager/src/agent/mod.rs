@@ -318,7 +318,9 @@ impl<'a> AgentSession<'a> {
                 )));
             }
         }
-        if self.task.volume.is_some() && facts.size != Some(source.size()) {
+        // One that applies nothing resizes nothing either; whoever applies does, if it must be.
+        let is_enough = self.about.append_only_patches && facts.size >= Some(source.size());
+        if self.task.volume.is_some() && facts.size != Some(source.size()) && !is_enough {
             self.ensure_volume(source.size(), false).map_err(preparing)?;
             facts = self.facts().map_err(preparing)?;
         }
@@ -328,7 +330,7 @@ impl<'a> AgentSession<'a> {
         let size = final_size(self.task, source.size(), target_bytes, facts.kind == "block", is_new)?;
         match self.place() {
             Some(place) => self.two_phases(source, &place, &facts, Goal { size, is_new, created }, &mut stats)?,
-            None => self.in_place(source, size, is_new, &mut stats)?,
+            None => self.in_place(source, Goal { size, is_new, created }, &mut stats)?,
         }
         if self.task.verify != Verify::Off && !self.about.append_only_patches {
             self.job.reporter.phase(Phase::Verify, source.size());
@@ -583,13 +585,8 @@ impl<'a> AgentSession<'a> {
         Ok(Upload::new(patch, source, checkpoint))
     }
 
-    fn in_place(
-        &mut self,
-        source: &mut OpenSource,
-        size: u64,
-        is_new: bool,
-        stats: &mut TaskStats,
-    ) -> Result<(), Failure> {
+    fn in_place(&mut self, source: &mut OpenSource, goal: Goal, stats: &mut TaskStats) -> Result<(), Failure> {
+        let Goal { size, is_new, created } = goal;
         let started = Instant::now();
         self.job.reporter.phase(Phase::Compare, size);
         let partly = |failure: Failure| {
@@ -597,7 +594,9 @@ impl<'a> AgentSession<'a> {
         };
         self.job.comparing(self.task, source)?;
         let keeping = |failure: Failure| failure.during("keeping the target as it was; it was not changed");
-        self.keep_for_rollback(0).map_err(keeping)?;
+        if !created {
+            self.keep_for_rollback(0).map_err(keeping)?;
+        }
         let policy = if is_new { SizePolicy::Resize } else { self.task.compare.size_policy };
         let shape = self.shape(size)?;
         let mut request = Compare::new(&self.target(), &shape);
@@ -675,7 +674,8 @@ impl<'a> AgentSession<'a> {
         let mut found = self.compare(source, &shape, false, &mut ranges)?;
         self.end::<serde::de::IgnoredAny>(true)?;
         // What only one of them has differs, whatever it is.
-        if from != to && self.task.compare.size_policy != SizePolicy::MinSize {
+        let is_short = self.task.volume.is_some() && to < from;
+        if from != to && (self.task.compare.size_policy != SizePolicy::MinSize || is_short) {
             ranges.0.add(from.min(to), from.max(to));
             found.differing_blocks += from.abs_diff(to).div_ceil(shape.block_size);
             found.differing_bytes += from.saturating_sub(to);

@@ -567,7 +567,8 @@ impl<'a> Far<'a> {
                     }
                 }
             });
-            let options = DiffOptions { sample: parts.map(as_parts), ..self.diff_options(SizePolicy::MinSize) };
+            let options =
+                DiffOptions { sample: parts.map(as_parts), checksum: None, ..self.diff_options(SizePolicy::MinSize) };
             let (result, end) = self.compare(source, &options, writer);
             (result.map(|(_, stats)| stats), end)
         });

@@ -115,7 +115,8 @@ fn plan(tasks: &[&Task], control: &Control) -> Result<Vec<Option<Plan>>, Failure
         Surroundings { volumes: lvm.volumes()?, lvm, control, spent_bytes: HashMap::new(), names: Vec::new() };
     // Everybody takes locks in the same order.
     let mut order: Vec<usize> = (0..tasks.len()).collect();
-    order.sort_by_key(|index| &tasks[*index].source);
+    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    order.sort_by_key(|index| real(&tasks[*index].source));
     let mut plans: Vec<Option<Plan>> = tasks.iter().map(|_| None).collect();
     for index in order {
         if let Some(SnapshotKind::Lvm(settings)) = &tasks[index].snapshot {

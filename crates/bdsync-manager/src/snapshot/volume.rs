@@ -20,6 +20,9 @@ use crate::state::NameLock;
 /// What the tag of a run begins with; the number of the process follows.
 const RUN: &str = "bdsync-manager.run.";
 
+/// What the tag with the name that a snapshot was made with begins with.
+const AS: &str = "bdsync-manager.as.";
+
 /// From which percentage on a thin pool is told of.
 const POOL_WARNING: f64 = 90.0;
 
@@ -81,16 +84,29 @@ impl Plan {
         }
         let mut free = origin.free_bytes;
         let same_task = task_tag(&task.name);
+        let mut removed = Vec::new();
         for leftover in &around.volumes {
             let has_name = leftover.group == origin.group && leftover.name == snapshot;
-            // One that this task left is found under any name.
-            let is_own = leftover.has_tag(TAG) && leftover.has_tag(&same_task) && run_of(leftover).is_some();
-            if !has_name && (!is_own || is_alive(leftover)) {
+            if has_name {
+                remove_leftover(&lvm, leftover, &origin, task)?;
+            } else if is_own_leftover(leftover, &same_task) {
+                // In nobody's way: whoever looks at it may do so.
+                if let Err(failure) = remove_leftover(&lvm, leftover, &origin, task) {
+                    tracing::warn!(task = task.name, "{failure}");
+                    continue;
+                }
+            } else {
                 continue;
             }
-            remove_leftover(&lvm, leftover, &origin, task)?;
-            if leftover.group == origin.group && leftover.is_classic_snapshot() {
-                free += leftover.bytes;
+            removed.push(leftover.clone());
+        }
+        around.volumes.retain(|volume| !removed.contains(volume));
+        for gone in removed.iter().filter(|gone| gone.is_classic_snapshot()) {
+            for volume in around.volumes.iter_mut().filter(|volume| volume.group == gone.group) {
+                volume.free_bytes += gone.bytes;
+            }
+            if gone.group == origin.group {
+                free += gone.bytes;
             }
         }
         let spent = around.spent_bytes.entry(origin.group.clone()).or_default();
@@ -100,6 +116,7 @@ impl Plan {
                 .into();
         let run = tag(&format!("{RUN}{}.{}", std::process::id(), jiff::Timestamp::now().as_nanosecond()));
         words.extend(["--addtag".into(), same_task, "--addtag".into(), run.clone()]);
+        words.extend(["--addtag".into(), tag(&format!("{AS}{snapshot}"))]);
         if origin.pool.is_empty() {
             let Some(size) = &settings.size else {
                 return Err(Failure::new(format!(
@@ -173,6 +190,13 @@ fn is_alive(snapshot: &Volume) -> bool {
     };
     let name = |process: &str| fs::read_to_string(format!("/proc/{process}/comm")).ok();
     name(process).is_some() && name(process) == name("self")
+}
+
+/// Whether a task left this snapshot in an earlier run. One that somebody has renamed is his.
+fn is_own_leftover(snapshot: &Volume, task: &str) -> bool {
+    let is_ours = snapshot.has_tag(TAG) && snapshot.has_tag(task);
+    let is_own_run = run_of(snapshot).is_none_or(|process| *process == *std::process::id().to_string());
+    is_ours && !is_own_run && !is_alive(snapshot) && snapshot.has_tag(&tag(&format!("{AS}{}", snapshot.name)))
 }
 
 /// Removes what a run that was killed left; anything else of that name is left alone.
@@ -289,12 +313,12 @@ impl Snapshot for VolumeSnapshot {
             }
             result = self.lvm.run(&["lvremove", "--yes", "--select", &select]).map(drop);
             if result.is_ok() {
-                self.is_removed = true;
+                self.is_removed = !self.path.exists();
                 break;
             }
         }
         // What was renamed meanwhile is found by its tags at the next run.
-        if result.is_ok() && self.path.exists() {
+        if result.is_ok() && !self.is_removed {
             return Err(Failure::new(format!("the snapshot {} is still there", self.name)));
         }
         Ok(result?)
