@@ -1,12 +1,13 @@
 //! The manager's tasks from outside: local and behind a connection, in two phases and in place.
 #![allow(clippy::unwrap_used)]
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bdsync_tests::{Outcome, Run, Site, Sshd, is_root, not_run, program};
+use bdsync_tests::{Outcome, Run, Site, Sshd, bdsync, is_root, manager, not_run, program};
 
 #[track_caller]
 fn is_synced(site: &Site, target: &str, outcome: &Outcome) {
@@ -476,4 +477,38 @@ fn a_damaged_or_foreign_patch_is_never_applied() {
             assert!(site.dir.read("target.img") == old);
         }
     }
+}
+
+#[test]
+fn how_far_a_far_end_has_applied_a_patch_is_told() {
+    let site = Site::new();
+    let [go, first, program] = ["go", "first", "slow-bdsync"].map(|name| site.dir.path_text(name));
+    Run::new("mkfifo").args([go.as_str()]).run().exits(0);
+    // Takes some of the patch and waits until somebody has seen it.
+    let script = format!(
+        "#!/bin/sh\ncase $1 in --patch=*) dd bs=4096 count=1 of={first} 2> /dev/null; timeout 60 cat {go} > {first}.seen; cat {first} - | {real} \"$@\";;\n*) exec {real} \"$@\";; esac\n",
+        real = bdsync(),
+    );
+    site.dir.write("slow-bdsync", script.as_bytes());
+    Run::new("chmod").args(["755", program.as_str()]).run().exits(0);
+    let far = format!("connection_command = \"sh -c\"\nremote_bdsync_bin = {program:?}\n");
+    site.dir.write("manager.toml", site.task("t", "target.img", &far).as_bytes());
+    let mut manager = Command::new(manager())
+        .current_dir(site.dir.folder())
+        .args(["--config", "manager.toml", "--state-dir", "state", "run", "--json"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut seen = false;
+    for line in BufReader::new(manager.stdout.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if !seen && line.contains(r#""phase":"apply""#) && line.contains(r#""position_bytes":4096,"#) {
+            seen = true;
+            assert!(!site.is_synced("target.img"), "{line}");
+            std::fs::write(site.dir.path("go"), "\n").unwrap();
+        }
+    }
+    assert!(seen && manager.wait().unwrap().success());
+    assert!(site.is_synced("target.img"));
 }

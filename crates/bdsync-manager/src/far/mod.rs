@@ -23,7 +23,7 @@ use crate::remote::{Connection, End, Session, quote, quote_path};
 use crate::report::Phase;
 use crate::run::{Job, OpenSource, Ranges};
 use crate::state::TaskStats;
-use scripts::{APPLY, COMMIT, GUARD, HOLD, MARK, SURVEY, SYNC, heartbeat};
+use scripts::{APPLY, AT, COMMIT, GUARD, HOLD, MARK, SURVEY, SYNC, heartbeat, progress};
 use source::FarSource;
 
 /// A task's far end.
@@ -450,8 +450,8 @@ impl<'a> Far<'a> {
             );
         }
         let values = format!("n={}\nh={}\ns={}\n", state.patch_bytes, state.sha256, quote(&state.to_line()));
-        let mut session = self.connection.start(&(self.names() + &values + &heartbeat() + SYNC + COMMIT))?;
-        session.drain();
+        let mut session = self.connection.start(&(self.names() + &values + &progress() + SYNC + COMMIT))?;
+        self.follow(&mut session);
         let end = session.wait()?;
         match end.code() {
             Some(20) => Err(Failure::Connection("the stored patch has another length than what was sent".into())),
@@ -474,23 +474,23 @@ impl<'a> Far<'a> {
 
     /// Has the far end apply the ready patch and remove it.
     fn apply(&self, state: &RedoState) -> Result<(), Failure> {
-        self.job.reporter.phase(Phase::Apply, 0);
+        self.job.reporter.phase(Phase::Apply, state.patch_bytes);
         let policy = match self.task.compare.size_policy {
             SizePolicy::MinSize if state.target_bytes >= state.device_bytes => SizePolicy::MinSize,
             _ if state.target_bytes == state.device_bytes => SizePolicy::Strict,
             _ => SizePolicy::Resize,
         };
         let script = format!(
-            "{}patch() {{\n{} < \"$k.ready\"\n}}\n{}{SYNC}{GUARD}{APPLY}",
+            "{}patch() {{\n{}\n}}\n{}{SYNC}{GUARD}{APPLY}",
             self.names(),
             self.patch_command(policy),
-            heartbeat()
+            progress()
         );
         let applying = |failure: Failure| {
             failure.during("applying the patch (it stays at the target until the next run finishes it)")
         };
         let mut session = self.connection.start(&script).map_err(applying)?;
-        let applied = wait_for_word(&mut session, "applied");
+        let applied = self.follow(&mut session);
         let end = session.wait().map_err(applying)?;
         end.success().map_err(applying)?;
         if !applied {
@@ -498,6 +498,21 @@ impl<'a> Far<'a> {
         }
         self.job.note(|pending| pending.patch = false);
         Ok(())
+    }
+
+    /// Shows how far a session says that it is, until its end; whether it says that it applied
+    /// the patch.
+    fn follow(&self, session: &mut Session) -> bool {
+        let Some(stdout) = session.stdout.take() else { return false };
+        let mut applied = false;
+        for line in BufReader::new(stdout.take(1 << 30)).lines() {
+            let Ok(line) = line else { break };
+            match line.strip_prefix(AT).map(str::parse) {
+                Some(Ok(position)) => self.job.reporter.progress(position, 0),
+                _ => applied |= line.trim_end() == "applied",
+            }
+        }
+        applied
     }
 
     fn in_place(&self, source: &mut OpenSource, policy: SizePolicy, stats: &mut TaskStats) -> Result<(), Failure> {
@@ -621,18 +636,4 @@ impl<'a> Far<'a> {
 /// A number of parts, for the engine.
 fn as_parts(parts: NonZeroUsize) -> NonZeroU64 {
     NonZeroU64::try_from(parts).unwrap_or(NonZeroU64::MIN)
-}
-
-/// Reads what a session prints until its end; says whether a line was `word`.
-fn wait_for_word(session: &mut Session, word: &str) -> bool {
-    let Some(stdout) = session.stdout.take() else { return false };
-    let lines = BufReader::new(stdout.take(1 << 30)).lines();
-    let mut found = false;
-    for line in lines {
-        match line {
-            Ok(line) => found |= line.trim_end() == word,
-            Err(_) => break,
-        }
-    }
-    found
 }

@@ -6,10 +6,26 @@ pub(super) const MARK: &str = "bdsync-manager survey";
 /// How often the far end says that it is still there, in seconds.
 const HEARTBEAT: u32 = 5;
 
+/// How often it says how far it is, in seconds.
+const STEP: u32 = 1;
+
+/// What stands before a position in the patch, in a line of its own.
+pub(super) const AT: &str = "at=";
+
 /// Signs of life, until the script ends.
 pub(super) fn heartbeat() -> String {
+    every(HEARTBEAT, "echo alive")
+}
+
+/// Signs of life, with how far the file is read that the script has as its number 9, where the
+/// system tells. What reads it has to do so through that number.
+pub(super) fn progress() -> String {
+    every(STEP, &format!("echo alive; {{ read -r x p < /proc/$$/fdinfo/9; }} 2> /dev/null && echo \"{AT}$p\""))
+}
+
+fn every(seconds: u32, what: &str) -> String {
     format!(
-        "while kill -0 $$ 2> /dev/null; do echo alive; sleep {HEARTBEAT} > /dev/null 2>&1; done &\nalive=$!\ntrap 'kill $alive 2> /dev/null' EXIT\n"
+        "while kill -0 $$ 2> /dev/null; do {what}; sleep {seconds} > /dev/null 2>&1; done &\nalive=$!\ntrap 'kill $alive 2> /dev/null' EXIT\n"
     )
 }
 
@@ -111,13 +127,15 @@ exec cat > /dev/null
 "#;
 
 /// Checks a stored patch and renames it. `n`, `h` and `s` are its length, digest and state.
+/// [`progress`] tells how much of it is hashed.
 pub(super) const COMMIT: &str = r#"
 set -e
 umask 077
 x=$(wc -c < "$k.partial")
 [ "$x" -eq "$n" ] || exit 20
+exec 9< "$k.partial"
 if command -v sha256sum >/dev/null 2>&1; then
-  x=$(sha256sum < "$k.partial")
+  x=$(sha256sum <&9)
   [ "${x%% *}" = "$h" ] || exit 21
 fi
 rm -f -- "$k.state.new"
@@ -128,7 +146,8 @@ mv -f -- "$k.partial" "$k.ready"
 make_durable "$d"
 "#;
 
-/// Applies a ready patch, with signs of life meanwhile, and removes it.
+/// Applies a ready patch with what `patch` is, and removes it. [`progress`] tells how much of it
+/// is applied.
 pub(super) const APPLY: &str = r#"
 gone() { echo applied; exit 0; }
 # A process left over from a broken connection may have done it meanwhile.
@@ -140,7 +159,7 @@ fi
 [ -e "$k.ready" ] || gone
 x=$(usage | head -n 1)
 [ -z "$x" ] || { echo "the target $t ${x#busy=}; it was not changed" >&2; exit 1; }
-patch >&2 || exit
+patch <&9 >&2 || exit
 make_durable "$t" || { echo "the target could not be made durable" >&2; exit 1; }
 [ "$k.ready" -ef /proc/self/fd/9 ] || [ ! -e /proc/self/fd/9 ] || { echo "another patch took its place" >&2; exit 1; }
 rm -f -- "$k.ready" || exit
