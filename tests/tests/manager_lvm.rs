@@ -70,10 +70,22 @@ for round in 1 2 3; do
     nothing_left
 done
 kill $writer; wait $writer
-# Another volume fills the pool.
+# Another volume fills the pool, in the middle of a comparison: what the snapshot has stays.
 lvcreate -qy -V 64M --thinpool pool -n greedy vg0 > /dev/null 2>&1
 lvchange --errorwhenfull y vg0/pool > /dev/null
+dd if=/dev/urandom of=/dev/vg1/thin bs=1M count=16 conv=notrunc,fsync 2> /dev/null
+cp /etc/bdsync-manager.toml /fast.toml; echo 'bandwidth_limit = "1m"' >> /etc/bdsync-manager.toml
+bdsync-manager > /tmp/said 2>&1 & run=$!
+while ! [ -s /patches/*.partial ]; do :; done
 dd if=/dev/urandom of=/dev/vg0/greedy bs=1M conv=fsync 2> /dev/null
+while ! grep -q 'The thin pool vg0/pool is [0-9.]* % full' /tmp/said; do
+    kill -0 $run 2> /dev/null || { cat /tmp/said; lvs -a vg0; fail "it did not see it"; }
+done
+wait $run || { cat /tmp/said; fail "it failed"; }
+same /dev/vg0/thin /dev/vg1/thin
+nothing_left
+# And now it is full before the snapshot is made.
+cp /fast.toml /etc/bdsync-manager.toml
 cp /dev/vg1/thin /before
 ends 3 bdsync-manager
 said 'the thin pool vg0/pool is full'

@@ -12,7 +12,7 @@ const NEARLY_FULL: f64 = 75.0;
 /// The pauses between two looks.
 const FIRST: Duration = Duration::from_secs(1);
 const SHORTEST: Duration = Duration::from_millis(200);
-const LONGEST: Duration = Duration::from_secs(15);
+const LONGEST: Duration = Duration::from_secs(5);
 
 type Stop = Arc<(Mutex<bool>, Condvar)>;
 
@@ -85,7 +85,9 @@ impl Watcher {
             let now = Instant::now();
             let rate = last.map_or(0.0, |(then, before)| (percent - before) / (now - then).as_secs_f64().max(0.001));
             let left = (100.0 - percent) / rate.max(0.001) / 4.0;
-            pause = Duration::from_secs_f64(left.clamp(SHORTEST.as_secs_f64(), LONGEST.as_secs_f64()));
+            // How fast it fills can change any time: not much less often than before.
+            let longest = (pause * 2).min(LONGEST);
+            pause = Duration::from_secs_f64(left.clamp(SHORTEST.as_secs_f64(), longest.as_secs_f64()));
             last = Some((now, percent));
         }
     }
