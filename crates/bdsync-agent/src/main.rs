@@ -1,5 +1,6 @@
 //! `bdsync-agent`: the far end. Thin: it reads the command line and calls the engine.
 
+mod applied;
 mod bench;
 mod command_line;
 mod gate;

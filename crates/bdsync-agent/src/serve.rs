@@ -12,11 +12,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bdsync_device::{Access, Device, DeviceKind, plain};
-use bdsync_engine::apply::{ApplyOptions, apply};
 use bdsync_engine::bench::{Plan, measure};
 use bdsync_engine::serve::{ServeOptions, serve};
-use bdsync_engine::tree::{Link, LinkEvent, LinkOptions, Output, PatchSink, Piece, Shape, tree_server};
-use bdsync_engine::{Cancellation, Context, Error, Event, ScanOptions, Scanner, SizePolicy};
+use bdsync_engine::tree::{Link, LinkEvent, LinkOptions, Output, PatchSink, Shape, tree_server};
+use bdsync_engine::{Cancellation, Context, Error, Event, ScanOptions, Scanner};
 use bdsync_proto::agent::{AGENT_VERSION, AgentMessage, CAPABILITY, ZSTD};
 use bdsync_proto::{Hello, MessageType, ProtocolError, limits};
 use bdsync_target::TargetError;
@@ -30,6 +29,7 @@ use bdsync_target::redo::{Redo, is_file_stem};
 use bdsync_target::volume::{self, VolumeName};
 use serde::Serialize;
 
+use crate::applied::Applied;
 use crate::command_line::ServeOptions as Options;
 use crate::gate::{Gate, Handle, is_supported};
 use crate::stored::Stored;
@@ -512,67 +512,6 @@ enum Sink {
     None,
     Stored(Box<Stored>),
     Applied(Applied),
-}
-
-/// A patch that is applied while it comes.
-struct Applied {
-    pipe: Option<io::PipeWriter>,
-    thread: Option<std::thread::JoinHandle<Result<u64, Error>>>,
-}
-
-impl Drop for Applied {
-    fn drop(&mut self) {
-        // Nothing is written any more once the target's lock is let go of.
-        drop(self.pipe.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Applied {
-    fn start(target: &Path, size_policy: SizePolicy) -> Result<Self, TargetError> {
-        let failed = |error: io::Error| TargetError::refused(format!("cannot apply in place: {error}"));
-        let (reader, pipe) = io::pipe().map_err(failed)?;
-        let options = ApplyOptions {
-            device: Some(target.into()),
-            size_policy,
-            warn_size: false,
-            warn_device: false,
-            punch_holes: false,
-            read_ahead: false,
-            verify: None,
-        };
-        let thread = std::thread::Builder::new()
-            .name("apply".into())
-            .spawn(move || {
-                let cancellation = Cancellation::new();
-                let context = Context { observer: &|_: &Event| {}, cancellation: &cancellation };
-                apply(reader, &options, context).map(|stats| stats.written_bytes)
-            })
-            .map_err(failed)?;
-        Ok(Self { pipe: Some(pipe), thread: Some(thread) })
-    }
-
-    fn finish(mut self) -> Result<AppliedPatch, TargetError> {
-        drop(self.pipe.take());
-        match self.thread.take().map(std::thread::JoinHandle::join) {
-            Some(Ok(written)) => Ok(AppliedPatch { written_bytes: written?, done_before: false }),
-            _ => Err(TargetError::refused("applying ended in a way that it must not")),
-        }
-    }
-}
-
-impl PatchSink for Applied {
-    fn write(&mut self, piece: Piece) -> Result<Option<Vec<u8>>, Error> {
-        // If it has ended, why is said at the end.
-        if let Some(pipe) = &mut self.pipe
-            && pipe.write_all(piece.bytes()).is_err()
-        {
-            self.pipe = None;
-        }
-        Ok(Some(piece.into_memory()))
-    }
 }
 
 /// Tells the client once a second that all is well, as long as it lives.

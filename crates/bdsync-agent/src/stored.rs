@@ -90,7 +90,7 @@ impl Stored {
         synced.map_err(|error| self.redo.write_failed(&error))?;
         let over = || TargetError::refused("the patch is finished");
         let (_, patch_bytes, sha256) = self.stream.take().map(PatchStream::finish).ok_or_else(over)?;
-        Ok(StoredPatch { patch_bytes, sha256 })
+        Ok(StoredPatch { patch_bytes, sha256: sha256.ok_or_else(over)? })
     }
 
     /// Removes it.

@@ -334,7 +334,7 @@ fn in_place(
     let target = Arc::new(target);
     job.reporter.phase(Phase::Compare, size);
     let mut written = 0;
-    let mut throttle = PatchStream::new(io::sink(), task.bandwidth_limit, &job.control.cancellation);
+    let mut throttle = PatchStream::unhashed(io::sink(), task.bandwidth_limit, &job.control.cancellation);
     let mut difference = |position: u64, bytes: &[u8]| {
         if task.bandwidth_limit.is_some() {
             throttle.write_all(bytes).map_err(|_| Error::Cancelled)?;
@@ -470,7 +470,7 @@ fn write(
     let file = buffer.into_inner().map_err(|error| failed(error.into_error()))?;
     // A failing disk may say so only here.
     file.sync_all().map_err(failed)?;
-    Ok((found, (bytes, sha256)))
+    Ok((found, (bytes, sha256.unwrap_or_default())))
 }
 
 /// Applies the ready patch and removes it.

@@ -12,7 +12,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// Counts, hashes and slows down what is written to something else.
 pub struct PatchStream<W> {
     inner: W,
-    digest: Sha256,
+    digest: Option<Sha256>,
     bytes: u64,
     limit: Option<Limit>,
     cancellation: Cancellation,
@@ -25,25 +25,30 @@ struct Limit {
 }
 
 impl<W: Write> PatchStream<W> {
-    /// `limit` is in bytes a second.
+    /// For a patch that is kept. `limit` is in bytes a second.
     pub fn new(inner: W, limit: Option<u64>, cancellation: &Cancellation) -> Self {
+        Self { digest: Some(Sha256::new()), ..Self::unhashed(inner, limit, cancellation) }
+    }
+
+    /// For what is not kept, and needs no digest.
+    pub fn unhashed(inner: W, limit: Option<u64>, cancellation: &Cancellation) -> Self {
         let limit = limit.map(|bytes_per_second| Limit { bytes_per_second, started: Instant::now(), bytes: 0 });
-        Self { inner, digest: Sha256::new(), bytes: 0, limit, cancellation: cancellation.clone() }
+        Self { inner, digest: None, bytes: 0, limit, cancellation: cancellation.clone() }
     }
 
     /// Goes on after bytes that were written before.
     pub fn resume(&mut self, bytes: u64, digest: Sha256) {
-        (self.bytes, self.digest) = (bytes, digest);
+        (self.bytes, self.digest) = (bytes, Some(digest));
     }
 
-    /// How much was written so far, and its running digest.
-    pub fn so_far(&self) -> (u64, Sha256) {
-        (self.bytes, self.digest.clone())
+    /// The running digest of what was written so far, if there is one.
+    pub fn digest(&self) -> Option<&Sha256> {
+        self.digest.as_ref()
     }
 
-    /// What was written: its destination, its length, its SHA-256 in hexadecimal.
-    pub fn finish(self) -> (W, u64, String) {
-        (self.inner, self.bytes, hex(self.digest))
+    /// What was written: its destination, its length, its SHA-256 in hexadecimal if there is one.
+    pub fn finish(self) -> (W, u64, Option<String>) {
+        (self.inner, self.bytes, self.digest.map(hex))
     }
 
     /// Waits until `count` more bytes are within the limit.
@@ -77,7 +82,9 @@ impl<W: Write> Write for PatchStream<W> {
         let piece = &bytes[..bytes.len().min(most)];
         self.wait(piece.len())?;
         let count = self.inner.write(piece)?;
-        self.digest.update(&piece[..count]);
+        if let Some(digest) = &mut self.digest {
+            digest.update(&piece[..count]);
+        }
         self.bytes += count as u64;
         Ok(count)
     }
@@ -103,7 +110,11 @@ mod tests {
         stream.write_all(b"abc").unwrap();
         let (written, bytes, digest) = stream.finish();
         assert_eq!((written.as_slice(), bytes), (&b"abc"[..], 3));
-        assert_eq!(digest, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(digest.as_deref(), Some(sha256));
+        let mut stream = PatchStream::unhashed(Vec::new(), None, &cancellation);
+        stream.write_all(b"abc").unwrap();
+        assert_eq!(stream.finish(), (b"abc".to_vec(), 3, None));
     }
 
     #[test]

@@ -426,13 +426,13 @@ impl<'a> AgentSession<'a> {
         })
     }
 
-    /// Compares and sends the patch; gives what is in it and its SHA-256.
+    /// Compares and sends the patch; gives what is in it and, if it is kept, its SHA-256.
     fn send(
         &mut self,
         source: &Arc<Device>,
         shape: &Shape,
         upload: &mut Upload,
-    ) -> Result<(PatchStats, String), Failure> {
+    ) -> Result<(PatchStats, Option<String>), Failure> {
         self.compare(source, shape, false, upload)?;
         upload.finish().map_err(|error| self.blame(error))
     }
@@ -499,7 +499,7 @@ impl<'a> AgentSession<'a> {
             }
             Ok(()) => {}
         }
-        let mut upload = self.upload(source.device()?, size, checkpoint.as_ref())?;
+        let mut upload = self.upload(source.device()?, size, true, checkpoint.as_ref())?;
         let compared = self.send(source.device()?, &shape, &mut upload);
         let (patch, sha256) = compared.map_err(|failure| {
             if failure.is_worth_a_retry() {
@@ -516,6 +516,7 @@ impl<'a> AgentSession<'a> {
             }
             generating(failure)
         })?;
+        let sha256 = sha256.unwrap_or_default();
         drop(upload);
         self.job.compared(self.task, source);
         stats.scanned_bytes = size;
@@ -568,9 +569,17 @@ impl<'a> AgentSession<'a> {
         Ok(())
     }
 
-    fn upload(&self, source: &Arc<Device>, size: u64, checkpoint: Option<&Checkpoint>) -> Result<Upload, Failure> {
+    /// What writes the patch, which is `kept` at the far end or applied at once.
+    fn upload(
+        &self,
+        source: &Arc<Device>,
+        size: u64,
+        kept: bool,
+        checkpoint: Option<&Checkpoint>,
+    ) -> Result<Upload, Failure> {
         let pieces = PieceWriter::new(self.link.output().clone(), AgentMessage::Patch, self.link.zstd())?;
-        let mut stream = PatchStream::new(pieces, self.task.bandwidth_limit, &self.job.control.cancellation);
+        let new = if kept { PatchStream::new } else { PatchStream::unhashed };
+        let mut stream = new(pieces, self.task.bandwidth_limit, &self.job.control.cancellation);
         let broken = |error: io::Error| Failure::from(Error::WritePatch(error));
         let patch = match checkpoint {
             Some(checkpoint) => {
@@ -603,7 +612,7 @@ impl<'a> AgentSession<'a> {
         request.flush_cache = self.task.compare.flush_cache;
         request.patch = Some(PatchGoes::Applied { in_place: policy.into() });
         self.begin(request).map_err(partly)?;
-        let mut upload = self.upload(source.device()?, size, None)?;
+        let mut upload = self.upload(source.device()?, size, false, None)?;
         let (patch, _) = self.send(source.device()?, &shape, &mut upload).map_err(|failure| {
             self.abandon();
             partly(failure)

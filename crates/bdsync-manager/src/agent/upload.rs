@@ -52,8 +52,8 @@ impl Upload {
         self.patch.as_mut().ok_or_else(|| Error::Resources("the patch is finished".into()))
     }
 
-    /// Ends the patch; gives what is in it and its SHA-256.
-    pub(super) fn finish(&mut self) -> Result<(PatchStats, String), Error> {
+    /// Ends the patch; gives what is in it and, if it is kept, its SHA-256.
+    pub(super) fn finish(&mut self) -> Result<(PatchStats, Option<String>), Error> {
         let Some(patch) = self.patch.take() else { return Err(Error::Resources("the patch is finished".into())) };
         let (stream, stats) = patch.finish(None).map_err(Error::WritePeer)?;
         let (mut pieces, _, sha256) = stream.finish();
@@ -80,7 +80,8 @@ impl Differences for Upload {
     fn resolved(&mut self, position: u64) -> Result<(), Error> {
         let patch = self.patch()?;
         let stats = patch.stats();
-        let digest = patch.stream().so_far().1;
+        // What is not kept cannot be gone on with.
+        let Some(digest) = patch.stream().digest().cloned() else { return Ok(()) };
         let last = self.checkpoints.back().map_or(0, |checkpoint| checkpoint.patch.patch_bytes);
         if stats.patch_bytes - last.min(stats.patch_bytes) >= BETWEEN {
             if self.checkpoints.len() == CHECKPOINTS {

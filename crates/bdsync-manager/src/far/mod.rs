@@ -385,7 +385,7 @@ impl<'a> Far<'a> {
                 let flushed = stream.into_inner().map_err(|error| Error::WritePatch(error.into_error()));
                 flushed.map(|stream| {
                     let (_, bytes, sha256) = stream.finish();
-                    (compared, bytes, sha256)
+                    (compared, bytes, sha256.unwrap_or_default())
                 })
             }
             Err(error) => Err(error),
@@ -524,7 +524,7 @@ impl<'a> Far<'a> {
         let mut patcher = self.connection.start(&script)?;
         patcher.drain();
         let Some(input) = patcher.stdin.take() else { return Err(Failure::new("the far end has no streams")) };
-        let stream = PatchStream::new(input, self.task.bandwidth_limit, &self.job.control.cancellation);
+        let stream = PatchStream::unhashed(input, self.task.bandwidth_limit, &self.job.control.cancellation);
         let stream = io::BufWriter::with_capacity(1 << 16, stream);
         let partly = |failure: Failure| {
             failure.during("changing the target in place; it may be PARTLY CHANGED until a run ends well")
