@@ -64,6 +64,16 @@ fn connect<'a>(task: &'a Task, remote: &'a Remote, job: &'a Job<'a>) -> Result<F
     }
 }
 
+/// The size of a source at the far end, which says that it is of this `kind`.
+pub(crate) fn far_source_size(task: &Task, far: &str, kind: &str, size: Option<u64>) -> Result<u64, Failure> {
+    let source = task.source.display();
+    match (kind, size) {
+        ("file" | "block", Some(size)) => Ok(size),
+        ("missing", _) => Err(Failure::new(format!("the source {source} does not exist at {far}"))),
+        _ => Err(Failure::new(format!("the source {source} is neither a file nor a block device"))),
+    }
+}
+
 /// The source itself.
 fn local_source(task: &Task) -> Result<OpenSource, Failure> {
     OpenSource::open(&task.source)

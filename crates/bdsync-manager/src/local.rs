@@ -118,12 +118,7 @@ pub(crate) fn run(task: &Task, source: &mut dyn Source, job: &Job<'_>) -> Result
         job.reporter.phase(Phase::Verify, size);
         let (ranges, found) = differences(task, source, task.verify == Verify::Sample, job)?;
         stats.verified_bytes = found.compared_bytes;
-        if let Some((start, end)) = ranges.shown.first() {
-            let blocks = found.differing_blocks;
-            return Err(Failure::new(format!(
-                "Verification failed: {blocks} blocks differ after applying, the first at bytes {start} to {end}; does the source change while it is compared? (take a snapshot)"
-            )));
-        }
+        ranges.must_be_none(found.differing_blocks)?;
     }
     // Whoever has it open keeps LVM from changing it.
     drop(lock);

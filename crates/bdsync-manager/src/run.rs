@@ -201,6 +201,14 @@ impl Ranges {
         }
         self.last_end = end;
     }
+
+    /// Refuses what differs, in `blocks` blocks, right after it was made equal.
+    pub(crate) fn must_be_none(&self, blocks: u64) -> Result<(), Failure> {
+        let Some((start, end)) = self.shown.first() else { return Ok(()) };
+        Err(Failure::new(format!(
+            "Verification failed: {blocks} blocks differ after applying, the first at bytes {start} to {end}; does the source change while it is compared? (take a snapshot)"
+        )))
+    }
 }
 
 /// How a run goes.

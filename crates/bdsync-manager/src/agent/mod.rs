@@ -27,7 +27,7 @@ use serde::de::DeserializeOwned;
 use sha2::Digest;
 
 use crate::config::{Task, Verify};
-use crate::end::SAMPLE;
+use crate::end::{SAMPLE, far_source_size};
 use crate::failure::Failure;
 use crate::local::{final_size, missing};
 use crate::remote::{Connection, Session};
@@ -338,12 +338,7 @@ impl<'a> AgentSession<'a> {
             let (ranges, found) =
                 self.differences(source.device()?, parts).map_err(|failure| failure.during("verifying"))?;
             stats.verified_bytes = found.compared_bytes;
-            if let Some((start, end)) = ranges.shown.first() {
-                let blocks = found.differing_blocks;
-                return Err(Failure::new(format!(
-                    "Verification failed: {blocks} blocks differ after applying, the first at bytes {start} to {end}; does the source change while it is compared? (take a snapshot)"
-                )));
-            }
+            ranges.must_be_none(found.differing_blocks)?;
         }
         self.settle_volume(source.size()).map_err(|failure| failure.during("the target is up to date"))?;
         Ok(stats)
@@ -696,18 +691,8 @@ impl<'a> AgentSession<'a> {
     pub(crate) fn into_source(mut self) -> Result<AgentSource<'a>, Failure> {
         let path = self.task.source.to_string_lossy().into_owned();
         let facts: Facts = self.call(&Request::Facts { path, place: None })?;
-        match (facts.kind.as_str(), facts.size) {
-            ("file" | "block", Some(size)) => Ok(AgentSource { agent: self, size }),
-            ("missing", _) => Err(Failure::new(format!(
-                "the source {} does not exist at {}",
-                self.task.source.display(),
-                self.connection.name()
-            ))),
-            _ => Err(Failure::new(format!(
-                "the source {} is neither a file nor a block device",
-                self.task.source.display()
-            ))),
-        }
+        let size = far_source_size(self.task, self.connection.name(), &facts.kind, facts.size)?;
+        Ok(AgentSource { agent: self, size })
     }
 }
 

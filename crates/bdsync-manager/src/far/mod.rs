@@ -17,7 +17,7 @@ use bdsync_target::redo::{RedoState, file_stem};
 use bdsync_target::stream::PatchStream;
 
 use crate::config::{Remote, Task, Verify};
-use crate::end::SAMPLE;
+use crate::end::{SAMPLE, far_source_size};
 use crate::failure::Failure;
 use crate::remote::{Connection, End, Session, quote, quote_path};
 use crate::report::Phase;
@@ -91,12 +91,7 @@ impl<'a> Far<'a> {
             let (ranges, found) =
                 self.differences(source.device()?, parts).map_err(|failure| failure.during("verifying"))?;
             stats.verified_bytes = found.compared_bytes;
-            if let Some((start, end)) = ranges.shown.first() {
-                let blocks = found.differing_blocks;
-                return Err(Failure::new(format!(
-                    "Verification failed: {blocks} blocks differ after applying, the first at bytes {start} to {end}; does the source change while it is compared? (take a snapshot)"
-                )));
-            }
+            ranges.must_be_none(found.differing_blocks)?;
         }
         Ok(stats)
     }
@@ -613,18 +608,8 @@ impl<'a> Far<'a> {
         if !survey.program {
             return Err(self.no_program());
         }
-        match (survey.kind.as_str(), survey.size) {
-            ("file" | "block", Some(size)) => Ok(FarSource { far: self, size }),
-            ("missing", _) => Err(Failure::new(format!(
-                "the source {} does not exist at {}",
-                self.task.source.display(),
-                self.connection.name()
-            ))),
-            _ => Err(Failure::new(format!(
-                "the source {} is neither a file nor a block device",
-                self.task.source.display()
-            ))),
-        }
+        let size = far_source_size(self.task, self.connection.name(), &survey.kind, survey.size)?;
+        Ok(FarSource { far: self, size })
     }
 
     fn no_program(&self) -> Failure {
