@@ -512,3 +512,20 @@ fn how_far_a_far_end_has_applied_a_patch_is_told() {
     assert!(seen && manager.wait().unwrap().success());
     assert!(site.is_synced("target.img"));
 }
+
+#[test]
+fn a_ready_patch_that_vanishes_is_an_error() {
+    let site = Site::new();
+    let [patches, connection] = ["patches", "connection"].map(|name| site.dir.path_text(name));
+    let script = format!(
+        "#!/bin/sh\ncase $1 in *earlier=false*) [ -e {patches}/*.ready ] && rm {patches}/*.ready;; esac\nexec sh -c \"$1\"\n"
+    );
+    site.dir.write("connection", script.as_bytes());
+    Run::new("chmod").args(["755", connection.as_str()]).run().exits(0);
+    let before = site.dir.read("target.img");
+    let config = site.task("t", "target.img", &site.far(&connection));
+    let outcome = site.manager(&config, []).run();
+    assert!(outcome.exits(3).stderr.contains("the ready patch has vanished before it was applied"), "{outcome}");
+    assert!(site.dir.read("target.img") == before);
+    is_synced(&site, "target.img", &site.manager(&site.task("t", "target.img", &site.far("sh -c")), []).run());
+}

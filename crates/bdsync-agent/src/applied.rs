@@ -8,6 +8,7 @@ use bdsync_engine::apply::{ApplyOptions, apply};
 use bdsync_engine::tree::{PatchSink, Piece};
 use bdsync_engine::{Cancellation, Context, Error, Event, SizePolicy};
 use bdsync_target::TargetError;
+use bdsync_target::guard::Claim;
 use bdsync_target::ops::AppliedPatch;
 
 /// How many pieces wait to be applied.
@@ -32,12 +33,12 @@ impl Drop for Applied {
 }
 
 impl Applied {
-    /// Begins to change `target`.
+    /// Begins to change `target`, which is claimed until that is over.
     ///
     /// # Errors
     ///
     /// There is no thread for it.
-    pub(crate) fn start(target: &Path, size_policy: SizePolicy) -> Result<Self, TargetError> {
+    pub(crate) fn start(target: &Path, size_policy: SizePolicy, claim: Claim) -> Result<Self, TargetError> {
         let failed = |error: io::Error| TargetError::refused(format!("cannot apply in place: {error}"));
         let (to, pieces) = sync_channel(AHEAD);
         let (free, used) = channel();
@@ -56,7 +57,9 @@ impl Applied {
             .spawn(move || {
                 let cancellation = Cancellation::new();
                 let context = Context { observer: &|_: &Event| {}, cancellation: &cancellation };
-                apply(reader, &options, context).map(|stats| stats.written_bytes)
+                let applied = apply(reader, &options, context).map(|stats| stats.written_bytes);
+                drop(claim);
+                applied
             })
             .map_err(failed)?;
         Ok(Self { to: Some(to), used, thread: Some(thread) })

@@ -218,23 +218,26 @@ impl Agent<'_> {
                 })?;
                 json(serde_json::Map::new())
             }
-            Request::Discard { place, ready } => {
+            Request::Discard { place, ready, path } => {
                 if *ready {
                     self.gate.may_write("remove a patch")?;
                 } else {
                     self.gate.may_store()?;
                 }
+                self.hold_named(path.as_deref())?;
                 let (handle, redo) = self.redo(place)?;
-                if *ready && redo.is_ready() {
+                if *ready && redo.is_ready().map_err(|error| restored(error, &[&handle]))? {
                     redo.drop_ready().map_err(|error| restored(error, &[&handle]))?;
                 }
                 redo.discard();
                 json(serde_json::Map::new())
             }
-            Request::Commit { place, state } => {
+            Request::Commit { place, state, path } => {
                 self.gate.may_store()?;
+                self.hold_named(path.as_deref())?;
                 let (handle, redo) = self.redo(place)?;
-                if self.gate.append_only_patches && redo.is_ready() {
+                let is_ready = redo.is_ready().map_err(|error| restored(error, &[&handle]))?;
+                if self.gate.append_only_patches && is_ready {
                     let text = "there is a ready patch already, and this agent takes --append-only-patches";
                     return Err(TargetError::refused(text));
                 }
@@ -249,12 +252,16 @@ impl Agent<'_> {
                 let (target, (folder, redo)) = (self.gate.target(path)?, self.redo(place)?);
                 is_there(&target)?;
                 let handles = [&target, &folder];
-                let state = redo.ready_state().map_err(|error| restored(error, &handles))?;
-                let Some(state) = state.filter(|_| redo.is_ready()) else {
+                self.hold(&target)?;
+                if !redo.is_ready().map_err(|error| restored(error, &handles))? {
                     return json(AppliedPatch { done_before: true, ..AppliedPatch::default() });
+                }
+                let state = redo.ready_state().map_err(|error| restored(error, &handles))?;
+                let Some(state) = state else {
+                    let text = format!("the patch for {path} has no state file that is understood; it was not applied");
+                    return Err(TargetError::refused(text));
                 };
                 pulse.state.total.store(state.patch_bytes, Ordering::Relaxed);
-                self.hold(&target)?;
                 let applied = redo.apply(&target.path, &state, (*size_policy).into(), context);
                 let applied = applied.map_err(|error| restored(error, &handles))?;
                 json(AppliedPatch {
@@ -316,6 +323,13 @@ impl Agent<'_> {
         }
     }
 
+    /// As [`hold`](Self::hold), for a target that a request names and that is there.
+    fn hold_named(&mut self, path: Option<&str>) -> Result<(), TargetError> {
+        let Some(path) = path else { return Ok(()) };
+        let target = self.gate.target(path)?;
+        if target.exists { self.hold(&target) } else { Ok(()) }
+    }
+
     fn about(&self) -> About {
         let system = rustix::system::uname();
         About {
@@ -367,7 +381,7 @@ impl Agent<'_> {
             facts.free_bytes = redo.free_bytes();
             facts.partial_bytes = redo.partial_bytes();
             facts.leftovers = redo.has_leftovers();
-            if redo.is_ready() {
+            if redo.is_ready().map_err(|error| restored(error, &[&_folder]))? {
                 let state = redo.ready_state().map_err(|error| restored(error, &[&_folder]))?;
                 let (bytes, sha256) = redo.ready_digest(context).map_err(|error| restored(error, &[&_folder]))?;
                 facts.ready = Some(Ready { bytes, sha256, state });
@@ -415,6 +429,10 @@ impl Agent<'_> {
         let shape = request.shape()?;
         let target = self.gate.target(&request.path)?;
         is_there(&target)?;
+        // What is looked at is what will be changed, and nobody else changes it meanwhile.
+        if request.patch.is_some() {
+            self.hold(&target)?;
+        }
         let device = Device::open(&target.path, Access::Read).map_err(|error| restored(error.into(), &[&target]))?;
         if request.fresh {
             device.release(0, device.size());
@@ -429,7 +447,6 @@ impl Agent<'_> {
             Some(PatchGoes::Stored { place, offset, sha256 }) => {
                 self.gate.may_store()?;
                 let (folder, redo) = self.redo(place)?;
-                self.hold(&target)?;
                 let stored = Stored::new(redo, *offset, sha256, self.context);
                 let stored = stored.map_err(|error| restored(error, &[&folder]))?;
                 handles.push(folder);
@@ -437,12 +454,8 @@ impl Agent<'_> {
             }
             Some(PatchGoes::Applied { in_place }) => {
                 self.gate.may_write("change a target")?;
-                if let Some(why) = guard::busy(&target.path)? {
-                    let text = format!("the target {} {why}; nothing was changed", request.path);
-                    return Err(TargetError::refused(text));
-                }
-                self.hold(&target)?;
-                Sink::Applied(Applied::start(&target.path, (*in_place).into())?)
+                let claim = guard::claim(&target.path).map_err(|error| restored(error, &[&target]))?;
+                Sink::Applied(Applied::start(&target.path, (*in_place).into(), claim)?)
             }
         };
         handles.push(target);

@@ -174,9 +174,15 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// What the system says; nothing that was written may be relied on then.
+    /// What the system says; nothing that was written may be relied on then, and reading gives
+    /// what the disk has, as far as the page cache can be made to forget the rest.
     pub fn sync(&self) -> Result<(), DeviceError> {
-        self.file.sync_all().map_err(|source| DeviceError::Sync { path: self.path.clone(), source })
+        self.file.sync_all().map_err(|source| {
+            // Pages that could not be written count as clean from now on, and would hide that
+            // from whoever compares them.
+            self.release(0, self.size);
+            DeviceError::Sync { path: self.path.clone(), source }
+        })
     }
 
     /// Tells the system that these bytes will not be needed again soon: their

@@ -174,7 +174,7 @@ pub(crate) fn status(tasks: &[Task], control: &Control) -> Result<Exit> {
         let running = control.state.is_locked(task);
         // What is at another machine is known from the last run.
         let left = record.as_ref().map(|record| record.pending.clone()).unwrap_or_default();
-        let pending = redo.map_or(left.patch, |redo| redo.is_ready());
+        let pending = redo.and_then(|redo| redo.is_ready().ok()).unwrap_or(left.patch);
         let snapshot = left.snapshot.filter(|_| !running);
         if control.reporter.is_json() {
             let mut facts = describe(task);

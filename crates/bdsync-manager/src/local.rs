@@ -265,7 +265,7 @@ pub(crate) fn look(task: &Task, source: &dyn Source) -> Result<(bool, bool), Fai
     } else if !task.create_target {
         return Err(missing());
     }
-    Ok((exists, redo.is_some_and(|redo| redo.is_ready())))
+    Ok((exists, redo.map_or(Ok(false), |redo| redo.is_ready())?))
 }
 
 /// The size that a target shall have, if the task allows it.
@@ -321,6 +321,7 @@ fn in_place(
     if !created {
         keep_for_rollback(task, 0)?;
     }
+    let _claim = guard::claim(&task.target)?;
     let mut target = Device::open(&task.target, Access::ReadWrite)?;
     let resize = task.compare.size_policy != SizePolicy::MinSize || target.size() == 0;
     if target.size() != size && resize {
@@ -384,7 +385,7 @@ fn two_phases(
     stats.patch_bytes = patch.0;
     let resize = target_bytes != size && (is_new || task.compare.size_policy != SizePolicy::MinSize);
     if found.differing_bytes == 0 && !resize {
-        if redo.is_ready() {
+        if redo.is_ready()? {
             // Source and target are equal: nothing is left for it to do.
             redo.drop_ready()?;
         }
@@ -400,7 +401,9 @@ fn two_phases(
     redo.commit(&state, None, job.context()).inspect_err(|_| redo.discard())?;
     stats.generate_seconds = started.elapsed().as_secs_f64();
     let started = Instant::now();
-    apply(redo, task, &state, lock, job)?;
+    if !apply(redo, task, &state, lock, job)? {
+        return Err(vanished());
+    }
     stats.apply_seconds = started.elapsed().as_secs_f64();
     Ok(())
 }
@@ -409,13 +412,12 @@ fn two_phases(
 /// no use stays until there is a better one.
 fn finish_earlier(redo: &Redo, task: &Task, lock: &TargetLock, job: &Job<'_>) -> Result<bool, Failure> {
     let mut finished = false;
-    if redo.is_ready() {
+    if redo.is_ready()? {
         match (redo.objection(&task.target, job.context())?, redo.ready_state()?) {
             (None, Some(state)) => {
                 tracing::warn!(task = task.name, "Finishing the patch that a run of {} left", state.created);
                 job.reporter.phase(Phase::Finish, state.patch_bytes);
-                apply(redo, task, &state, lock, job)?;
-                finished = true;
+                finished = apply(redo, task, &state, lock, job)?;
             }
             (why, _) => {
                 let why = why.unwrap_or_default();
@@ -468,10 +470,16 @@ fn write(
     Ok((found, (bytes, sha256.unwrap_or_default())))
 }
 
-/// Applies the ready patch and removes it.
-fn apply(redo: &Redo, task: &Task, state: &RedoState, lock: &TargetLock, job: &Job<'_>) -> Result<(), Failure> {
+/// Applies the ready patch and removes it; says whether there still was one.
+fn apply(redo: &Redo, task: &Task, state: &RedoState, lock: &TargetLock, job: &Job<'_>) -> Result<bool, Failure> {
     job.reporter.phase(Phase::Apply, state.patch_bytes);
     lock.check(&task.target)?;
-    redo.apply(&task.target, state, task.compare.size_policy, job.context())?;
-    Ok(())
+    Ok(redo.apply(&task.target, state, task.compare.size_policy, job.context())?.is_some())
+}
+
+/// A patch that was ready a moment ago is not there any more.
+pub(crate) fn vanished() -> Failure {
+    Failure::new(
+        "The ready patch has vanished before it was applied (does something clean up target_patch_dir?); the target was not changed",
+    )
 }

@@ -77,16 +77,44 @@ pub fn busy(target: &Path) -> Result<Option<String>, TargetError> {
     if let Some(why) = usage(&metadata) {
         return Ok(Some(why));
     }
-    if metadata.file_type().is_block_device() {
-        let opened =
-            fs::OpenOptions::new().read(true).write(true).custom_flags(OFlags::EXCL.bits() as i32).open(target);
-        if let Err(error) = opened
-            && error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error())
-        {
-            return Ok(Some("is held open exclusively by another program".into()));
-        }
+    match metadata.file_type().is_block_device() {
+        true => Ok(exclusive(target).err()),
+        false => Ok(None),
     }
-    Ok(None)
+}
+
+/// Opens a block device so that nobody else can mount it or hold it in this way; or says who
+/// does, in words that follow its name.
+fn exclusive(target: &Path) -> Result<Option<File>, String> {
+    let opened = fs::OpenOptions::new().read(true).write(true).custom_flags(OFlags::EXCL.bits() as i32).open(target);
+    match opened {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => {
+            Err("is held open exclusively by another program".into())
+        }
+        // Whoever writes to it hears of that.
+        Err(_) => Ok(None),
+    }
+}
+
+/// A target that is about to be written: as long as this lives, a block device can neither be
+/// mounted nor used by another that claims it, too.
+#[derive(Debug)]
+pub struct Claim(#[allow(dead_code)] Option<File>);
+
+/// Claims a target.
+///
+/// # Errors
+///
+/// Something else uses it, or it cannot be looked at.
+pub fn claim(target: &Path) -> Result<Claim, TargetError> {
+    let refuse =
+        |why: String| TargetError::refused(format!("the target {} {why}; it was not changed", target.display()));
+    if let Some(why) = busy(target)? {
+        return Err(refuse(why));
+    }
+    let is_block = fs::metadata(target).is_ok_and(|metadata| metadata.file_type().is_block_device());
+    if is_block { exclusive(target).map(Claim).map_err(refuse) } else { Ok(Claim(None)) }
 }
 
 /// By device number, or by what a file is on its file system; also through a loop device.

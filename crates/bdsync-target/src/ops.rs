@@ -72,9 +72,18 @@ pub enum Request {
         place: Place,
         #[serde(default)]
         ready: bool,
+        /// The target that it is for, which nobody else may be at work on.
+        #[serde(default)]
+        path: Option<String>,
     },
     /// Makes a partial patch ready.
-    Commit { place: Place, state: RedoState },
+    Commit {
+        place: Place,
+        state: RedoState,
+        /// As above.
+        #[serde(default)]
+        path: Option<String>,
+    },
     /// Applies the ready patch.
     Apply { path: String, place: Place, size_policy: Policy },
     /// Makes a logical volume what it is wished to be (section 3.1).

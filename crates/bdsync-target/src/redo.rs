@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use bdsync_device::{Access, Device, plain};
@@ -106,6 +106,7 @@ impl RedoState {
     pub fn size_policy(&self, policy: SizePolicy) -> SizePolicy {
         match policy {
             SizePolicy::MinSize if self.target_bytes >= self.device_bytes => SizePolicy::MinSize,
+            _ if self.target_bytes == self.device_bytes => SizePolicy::Strict,
             _ => SizePolicy::Resize,
         }
     }
@@ -171,14 +172,22 @@ impl Redo {
         })
     }
 
-    /// Whether an earlier run left a ready patch.
-    pub fn is_ready(&self) -> bool {
-        self.ready.symlink_metadata().is_ok()
+    /// Whether there is a ready patch.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be found out.
+    pub fn is_ready(&self) -> Result<bool, TargetError> {
+        match self.ready.symlink_metadata() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(self.failed("look at", &self.ready, &error)),
+        }
     }
 
     /// Whether an earlier run left something that is worth nothing.
     pub fn has_leftovers(&self) -> bool {
-        let stale = !self.is_ready() && self.state.symlink_metadata().is_ok();
+        let stale = matches!(self.is_ready(), Ok(false)) && self.state.symlink_metadata().is_ok();
         stale || [&self.partial, &self.new_state].iter().any(|path| path.symlink_metadata().is_ok())
     }
 
@@ -239,18 +248,21 @@ impl Redo {
             // The next run does the same.
             let _ = fs::remove_file(path);
         }
-        if !self.is_ready() {
+        if matches!(self.is_ready(), Ok(false)) {
             let _ = fs::remove_file(&self.state);
         }
     }
 
-    /// Removes a ready patch that must not be applied.
+    /// Removes a ready patch that must not be applied, or not again, for good.
     ///
     /// # Errors
     ///
     /// When it cannot be removed.
     pub fn drop_ready(&self) -> Result<(), TargetError> {
-        fs::remove_file(&self.ready).map_err(|error| self.failed("remove", &self.ready, &error))
+        fs::remove_file(&self.ready).map_err(|error| self.failed("remove", &self.ready, &error))?;
+        // Worth nothing without the patch.
+        let _ = fs::remove_file(&self.state);
+        self.sync_folder()
     }
 
     /// Refuses to begin where a patch as long as the last one would not fit.
@@ -341,6 +353,10 @@ impl Redo {
         known: Option<(u64, String)>,
         context: Context<'_>,
     ) -> Result<(), TargetError> {
+        if RedoState::parse(&state.to_line()).is_none() {
+            let text = format!("a state of format {} is not understood; the target was not changed", state.format);
+            return Err(TargetError::refused(text));
+        }
         let (bytes, sha256) = match known {
             Some((bytes, sha256)) if self.partial_bytes() == Some(bytes) => (bytes, sha256),
             _ => {
@@ -369,7 +385,8 @@ impl Redo {
         self.sync_folder()
     }
 
-    /// Applies the ready patch to `target` and removes it.
+    /// Applies the ready patch, which has this state, to `target` and removes it. `None`: there
+    /// is no ready patch any more.
     ///
     /// # Errors
     ///
@@ -385,17 +402,26 @@ impl Redo {
         let stays = format!("applying the patch (it stays in {ready}, and the next run finishes it)");
         let file = match open(&self.ready) {
             Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(self.failed("open", &self.ready, &error).during(&stays)),
         };
         lock(&file, context).map_err(|error| error.during(&stays))?;
         // A process left over from a broken connection may have done it meanwhile.
-        if !self.is_ready() {
+        if !self.is_ready().map_err(|error| error.during(&stays))? {
             return Ok(None);
         }
         // Much can have happened while it was compared.
-        if let Some(why) = crate::guard::busy(target).map_err(|error| error.during(&stays))? {
-            let text = format!("the target {} {why}; it was not changed", target.display());
-            return Err(TargetError::refused(text).during(&stays));
+        let refuse = |text: String| TargetError::refused(format!("{text}; the target was not changed")).during(&stays);
+        let inode = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let locked = file.metadata().and_then(|locked| Ok((inode(locked), inode(self.ready.symlink_metadata()?))));
+        let (locked, named) = locked.map_err(|error| self.failed("look at", &self.ready, &error).during(&stays))?;
+        if locked != named || self.ready_state().map_err(|error| error.during(&stays))?.as_ref() != Some(state) {
+            return Err(refuse(format!("another patch has taken the place of {ready}")));
+        }
+        let _claim = crate::guard::claim(target).map_err(|error| error.during(&stays))?;
+        let size = Device::open(target, Access::Read).map_err(|error| TargetError::from(error).during(&stays))?.size();
+        if let Some(why) = state.objection(state.patch_bytes, None, size) {
+            return Err(refuse(format!("the size of {} has changed: {why}", target.display())));
         }
         let options = ApplyOptions {
             device: Some(target.into()),
@@ -408,9 +434,6 @@ impl Redo {
         };
         let applied = apply(&file, &options, context).map_err(|error| TargetError::Engine(error).during(&stays))?;
         self.drop_ready()?;
-        // Worth nothing without the patch.
-        let _ = fs::remove_file(&self.state);
-        self.sync_folder()?;
         Ok(Some(applied))
     }
 
@@ -491,5 +514,53 @@ mod tests {
         assert!(state.objection(11, Some("ab"), 50).is_some());
         assert!(state.objection(10, Some("cd"), 50).is_some());
         assert!(state.objection(10, Some("ab"), 60).is_some());
+    }
+
+    /// A ready patch that changes the first bytes of a target of 5000 bytes, and its state.
+    fn ready(folder: &Path, target: &Path) -> (Redo, RedoState) {
+        use bdsync_proto::patch::{PatchHeader, PatchWriter};
+        fs::write(target, [7; 5000]).unwrap();
+        let redo = Redo::new(folder, target).unwrap();
+        let mut patch = PatchWriter::new(redo.begin().unwrap(), &PatchHeader { size: 5000, device: b"t".to_vec() });
+        patch.as_mut().unwrap().write_data(0, &[1; 10]).unwrap();
+        let (_, stats) = patch.unwrap().finish(None).unwrap();
+        let cancellation = bdsync_engine::Cancellation::new();
+        let (_, digest) = redo.digest(&redo.partial, u64::MAX, context(&cancellation)).unwrap();
+        let origin = Origin { task: "t", source: Path::new("s"), target, now: "" };
+        let state = RedoState::new(origin, (stats.patch_bytes, hex(&digest.finalize())), 5000, 5000);
+        (redo, state)
+    }
+
+    fn context(cancellation: &bdsync_engine::Cancellation) -> Context<'_> {
+        Context { observer: &|_: &bdsync_engine::Event| {}, cancellation }
+    }
+
+    #[test]
+    fn a_patch_is_applied_once_and_only_as_it_was_committed() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("target");
+        let cancellation = bdsync_engine::Cancellation::new();
+        let context = context(&cancellation);
+        let (redo, state) = ready(folder.path(), &target);
+        let later = RedoState { format: 2, ..state.clone() };
+        assert!(redo.commit(&later, None, context).unwrap_err().to_string().contains("format 2"));
+        redo.commit(&state, None, context).unwrap();
+        let apply = |state: &RedoState, policy| redo.apply(&target, state, policy, context);
+
+        let other = RedoState { created: "another time".into(), ..state.clone() };
+        let error = apply(&other, SizePolicy::Strict).unwrap_err().to_string();
+        assert!(error.contains("another patch has taken the place"), "{error}");
+        for (bytes, policy) in [(6000, SizePolicy::Strict), (4000, SizePolicy::MinSize), (6000, SizePolicy::Resize)] {
+            fs::write(&target, vec![7; bytes]).unwrap();
+            let error = apply(&state, policy).unwrap_err().to_string();
+            assert!(error.contains("the size of") && error.contains(&bytes.to_string()), "{error}");
+            assert_eq!(fs::read(&target).unwrap(), vec![7; bytes]);
+        }
+        fs::write(&target, [7; 5000]).unwrap();
+        assert!(redo.is_ready().unwrap());
+        assert_eq!(apply(&state, SizePolicy::Strict).unwrap().unwrap().written_bytes, 10);
+        assert_eq!(fs::read(&target).unwrap()[..11], [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 7]);
+        assert!(!redo.is_ready().unwrap() && !redo.has_leftovers());
+        assert_eq!(apply(&state, SizePolicy::Strict).unwrap(), None);
     }
 }

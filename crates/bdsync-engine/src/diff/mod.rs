@@ -101,6 +101,8 @@ impl DiffOptions {
 /// What a run found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DiffStats {
+    /// How many bytes the remote device has.
+    pub remote_bytes: u64,
     /// How many bytes were compared.
     pub compared_bytes: u64,
     /// How many blocks differ.

@@ -117,7 +117,11 @@ impl<'a, W: Write, P: Write> Run<'a, W, P> {
             blocks_open: 0,
             released: 0,
             copy: Vec::new(),
-            stats: DiffStats { compared_bytes: sizes.checksum_size(), ..DiffStats::default() },
+            stats: DiffStats {
+                remote_bytes: sizes.remote,
+                compared_bytes: sizes.checksum_size(),
+                ..DiffStats::default()
+            },
         })
     }
 

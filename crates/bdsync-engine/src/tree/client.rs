@@ -243,7 +243,16 @@ impl Client<'_, '_> {
                 }
                 (left, next) = (left - part, next + part);
             }
-            self.remote.push_back(spans);
+            // Runs that go on are one: an agent does not decide how much is remembered.
+            match (self.remote.back_mut(), spans) {
+                (
+                    Some(Spans::Repeated { first: begin, count: before, digest }),
+                    Spans::Repeated { digest: next, .. },
+                ) if *begin + *before == first && *digest == next => {
+                    *before += count;
+                }
+                (_, spans) => self.remote.push_back(spans),
+            }
             first += count;
         }
         let held: u64 = self

@@ -17,6 +17,9 @@ const BATCH: u64 = 4 << 20;
 /// How many batches are at work or wait to be taken.
 const AHEAD: usize = 12;
 
+/// How much the digests of one batch may take, in bytes, if it has more than one span.
+const DIGESTS: u64 = 1 << 20;
+
 /// Neighbouring spans.
 #[derive(Debug)]
 pub(crate) enum Batch {
@@ -58,12 +61,13 @@ impl SpanScan {
     /// Results come to `sender` and are to be handed to [`put`](Self::put).
     pub(crate) fn new(scanner: &Arc<Scanner>, shape: &Shape, hashers: &Arc<Hashers>, sender: Sender<Inbound>) -> Self {
         scanner.cut_to(shape.length);
+        let digests = (DIGESTS / (shape.fanout * hashers.digest_size as u64)).max(1);
         Self {
             scanner: Arc::clone(scanner),
             hashers: Arc::clone(hashers),
             fanout: shape.fanout,
             span_bytes: shape.span_bytes(),
-            most: (BATCH / shape.span_bytes()).clamp(1, shape.window),
+            most: (BATCH / shape.span_bytes()).clamp(1, shape.window).min(digests),
             sender,
             groups: shape.groups().into(),
             begun: 0,

@@ -29,7 +29,7 @@ use sha2::Digest;
 use crate::config::{Task, Verify};
 use crate::end::{SAMPLE, far_source_size};
 use crate::failure::Failure;
-use crate::local::{final_size, missing};
+use crate::local::{final_size, missing, vanished};
 use crate::remote::{Connection, Session};
 use crate::report::Phase;
 use crate::run::{Job, OpenSource, Ranges, redo_state};
@@ -64,6 +64,8 @@ pub(crate) struct AgentSession<'a> {
 struct Goal {
     /// The size that it shall have, in bytes.
     size: u64,
+    /// The size that it has, in bytes.
+    before: u64,
     is_new: bool,
     /// Whether this run made it: there is nothing to go back to.
     created: bool,
@@ -329,8 +331,14 @@ impl<'a> AgentSession<'a> {
         let is_new = self.task.create_target && facts.kind == "file" && target_bytes == 0;
         let size = final_size(self.task, source.size(), target_bytes, facts.kind == "block", is_new)?;
         match self.place() {
-            Some(place) => self.two_phases(source, &place, &facts, Goal { size, is_new, created }, &mut stats)?,
-            None => self.in_place(source, Goal { size, is_new, created }, &mut stats)?,
+            Some(place) => self.two_phases(
+                source,
+                &place,
+                &facts,
+                Goal { size, before: target_bytes, is_new, created },
+                &mut stats,
+            )?,
+            None => self.in_place(source, Goal { size, before: target_bytes, is_new, created }, &mut stats)?,
         }
         if self.task.verify != Verify::Off && !self.about.append_only_patches {
             self.job.reporter.phase(Phase::Verify, source.size());
@@ -349,7 +357,7 @@ impl<'a> AgentSession<'a> {
         let Some(ready) = &facts.ready else {
             let can_resume = self.job.resume.lock().unwrap_or_else(PoisonError::into_inner).is_some();
             if (facts.leftovers || facts.partial_bytes.is_some()) && !can_resume {
-                let request = Request::Discard { place: place.clone(), ready: false };
+                let request = Request::Discard { place: place.clone(), ready: false, path: Some(self.target()) };
                 self.call::<serde::de::IgnoredAny>(&request).map_err(|failure| failure.during("removing leftovers"))?;
             }
             return Ok(false);
@@ -371,8 +379,7 @@ impl<'a> AgentSession<'a> {
             (None, Some(state)) => {
                 tracing::warn!(task = self.task.name, "Finishing the patch that a run of {} left", state.created);
                 self.job.reporter.phase(Phase::Finish, state.patch_bytes);
-                self.apply(place, state)?;
-                Ok(true)
+                self.apply(place, state)
             }
             (why, _) => {
                 let why = why.unwrap_or_default();
@@ -393,10 +400,19 @@ impl<'a> AgentSession<'a> {
         Ok(Shape::new(compare.block_size, compare.digest.algorithm, salt, length))
     }
 
-    /// Has the agent begin a comparison.
-    fn begin(&mut self, request: Compare) -> Result<(), Failure> {
-        self.call::<Compared>(&Request::Compare(request))?;
+    /// Has the agent begin a comparison of its device, which had `bytes` bytes before.
+    fn begin(&mut self, request: Compare, bytes: u64) -> Result<(), Failure> {
+        let path = request.path.clone();
+        let compared = self.call::<Compared>(&Request::Compare(request))?;
         self.is_comparing = true;
+        if compared.size != bytes {
+            self.abandon();
+            let size = compared.size;
+            return Err(Failure::new(format!(
+                "the size of {path} at {} has changed from {bytes} to {size} bytes during the run",
+                self.connection.name()
+            )));
+        }
         Ok(())
     }
 
@@ -449,12 +465,11 @@ impl<'a> AgentSession<'a> {
         goal: Goal,
         stats: &mut TaskStats,
     ) -> Result<(), Failure> {
-        let Goal { size, is_new, created } = goal;
+        let Goal { size, before: target_bytes, is_new, created } = goal;
         let started = Instant::now();
         self.job.comparing(self.task, source)?;
         self.job.reporter.phase(Phase::Compare, size);
         let generating = |failure: Failure| failure.during("generating the patch; the target was not changed");
-        let target_bytes = facts.size.unwrap_or(0);
         let before = self.job.resume.lock().unwrap_or_else(PoisonError::into_inner).take();
         let before = before.filter(|resume| {
             (resume.source_bytes, resume.target_bytes, &resume.identity)
@@ -481,7 +496,7 @@ impl<'a> AgentSession<'a> {
             None => (0, String::new()),
         };
         request.patch = Some(PatchGoes::Stored { place: place.clone(), offset, sha256 });
-        match self.begin(request) {
+        match self.begin(request, target_bytes) {
             // It cannot be gone on with (its machine may have lost the end of it).
             Err(Failure::Permanent(why)) if checkpoint.is_some() => {
                 tracing::warn!(task = self.task.name, "{why}. All is compared anew");
@@ -522,7 +537,7 @@ impl<'a> AgentSession<'a> {
             self.end::<serde::de::IgnoredAny>(false).map_err(generating)?;
             if facts.ready.is_some() {
                 // Source and target are equal: nothing is left for it to do.
-                let request = Request::Discard { place: place.clone(), ready: true };
+                let request = Request::Discard { place: place.clone(), ready: true, path: Some(self.target()) };
                 self.call::<serde::de::IgnoredAny>(&request)?;
                 self.job.note(|pending| pending.patch = false);
             }
@@ -542,7 +557,7 @@ impl<'a> AgentSession<'a> {
             })?;
         }
         let state = redo_state(self.task, (patch.patch_bytes, sha256), size, target_bytes);
-        let request = Request::Commit { place: place.clone(), state: state.clone() };
+        let request = Request::Commit { place: place.clone(), state: state.clone(), path: Some(self.target()) };
         let committed = self.call::<serde::de::IgnoredAny>(&request);
         committed.map_err(|failure| {
             self.discard(place);
@@ -559,7 +574,9 @@ impl<'a> AgentSession<'a> {
             );
             return Ok(());
         }
-        self.apply(place, &state)?;
+        if !self.apply(place, &state)? {
+            return Err(vanished());
+        }
         stats.apply_seconds = started.elapsed().as_secs_f64();
         Ok(())
     }
@@ -590,7 +607,7 @@ impl<'a> AgentSession<'a> {
     }
 
     fn in_place(&mut self, source: &mut OpenSource, goal: Goal, stats: &mut TaskStats) -> Result<(), Failure> {
-        let Goal { size, is_new, created } = goal;
+        let Goal { size, before: target_bytes, is_new, created } = goal;
         let started = Instant::now();
         self.job.reporter.phase(Phase::Compare, size);
         let partly = |failure: Failure| {
@@ -606,7 +623,7 @@ impl<'a> AgentSession<'a> {
         let mut request = Compare::new(&self.target(), &shape);
         request.flush_cache = self.task.compare.flush_cache;
         request.patch = Some(PatchGoes::Applied { in_place: policy.into() });
-        self.begin(request).map_err(partly)?;
+        self.begin(request, target_bytes).map_err(partly)?;
         let mut upload = self.upload(source.device()?, size, false, None)?;
         let (patch, _) = self.send(source.device()?, &shape, &mut upload).map_err(|failure| {
             self.abandon();
@@ -620,19 +637,21 @@ impl<'a> AgentSession<'a> {
         Ok(())
     }
 
-    fn apply(&mut self, place: &Place, state: &RedoState) -> Result<(), Failure> {
+    /// Has the ready patch applied; says whether there still was one.
+    fn apply(&mut self, place: &Place, state: &RedoState) -> Result<bool, Failure> {
         self.job.reporter.phase(Phase::Apply, state.patch_bytes);
         let size_policy = self.task.compare.size_policy.into();
         let request = Request::Apply { path: self.target(), place: place.clone(), size_policy };
-        let applied = self.call::<AppliedPatch>(&request).map(drop);
-        applied.inspect(|()| self.job.note(|pending| pending.patch = false)).map_err(|failure| {
+        let applied = self.call::<AppliedPatch>(&request).map_err(|failure| {
             failure.during("applying the patch (it stays at the target until the next run finishes it)")
-        })
+        })?;
+        self.job.note(|pending| pending.patch = false);
+        Ok(!applied.done_before)
     }
 
     /// Removes what is worth nothing; if that does not work, the next run does it.
     fn discard(&mut self, place: &Place) {
-        let request = Request::Discard { place: place.clone(), ready: false };
+        let request = Request::Discard { place: place.clone(), ready: false, path: Some(self.target()) };
         if let Err(failure) = self.call::<serde::de::IgnoredAny>(&request) {
             tracing::debug!(task = self.task.name, "Not cleaned up: {failure}");
         }
@@ -674,7 +693,7 @@ impl<'a> AgentSession<'a> {
         // What counts is what the disk has, and not what was written to it just now.
         request.fresh = true;
         let mut ranges = RangeList::default();
-        self.begin(request)?;
+        self.begin(request, to)?;
         let mut found = self.compare(source, &shape, false, &mut ranges)?;
         self.end::<serde::de::IgnoredAny>(true)?;
         // What only one of them has differs, whatever it is.

@@ -42,7 +42,7 @@ impl Source for AgentSource<'_> {
         let path = self.agent.task.source.to_string_lossy().into_owned();
         let mut request = Compare::new(&path, &shape);
         request.flush_cache = options.flush_cache;
-        self.agent.begin(request)?;
+        self.agent.begin(request, self.size)?;
         let found = self.agent.compare(target, &shape, true, &mut Fetched(difference))?;
         self.agent.end::<serde::de::IgnoredAny>(true)?;
         Ok(CompareStats {

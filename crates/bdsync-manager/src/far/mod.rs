@@ -260,7 +260,7 @@ impl<'a> Far<'a> {
                 (None, Some(state)) => {
                     tracing::warn!(task = self.task.name, "Finishing the patch that a run of {} left", state.created);
                     self.job.reporter.phase(Phase::Finish, state.patch_bytes);
-                    self.apply(state)?;
+                    self.apply(state, true)?;
                     finished = true;
                 }
                 (why, _) => {
@@ -427,7 +427,7 @@ impl<'a> Far<'a> {
         self.job.note(|pending| pending.patch = true);
         stats.generate_seconds = started.elapsed().as_secs_f64();
         let started = Instant::now();
-        self.apply(&state)?;
+        self.apply(&state, false)?;
         stats.apply_seconds = started.elapsed().as_secs_f64();
         Ok(())
     }
@@ -467,8 +467,9 @@ impl<'a> Far<'a> {
         format!("{} {option}{diffsize}", quote(&self.remote.program.to_string_lossy()))
     }
 
-    /// Has the far end apply the ready patch and remove it.
-    fn apply(&self, state: &RedoState) -> Result<(), Failure> {
+    /// Has the far end apply the ready patch and remove it. One of an earlier run may have been
+    /// applied meanwhile, by what that run has left.
+    fn apply(&self, state: &RedoState, is_earlier: bool) -> Result<(), Failure> {
         self.job.reporter.phase(Phase::Apply, state.patch_bytes);
         let policy = match self.task.compare.size_policy {
             SizePolicy::MinSize if state.target_bytes >= state.device_bytes => SizePolicy::MinSize,
@@ -476,7 +477,7 @@ impl<'a> Far<'a> {
             _ => SizePolicy::Resize,
         };
         let script = format!(
-            "{}patch() {{\n{}\n}}\n{}{SYNC}{GUARD}{APPLY}",
+            "{}earlier={is_earlier}\npatch() {{\n{}\n}}\n{}{SYNC}{GUARD}{APPLY}",
             self.names(),
             self.patch_command(policy),
             progress()

@@ -146,22 +146,33 @@ mv -f -- "$k.partial" "$k.ready"
 make_durable "$d"
 "#;
 
-/// Applies a ready patch with what `patch` is, and removes it. [`progress`] tells how much of it
+/// Applies a ready patch with what `patch` is, and removes it; `earlier` (`true` or `false`):
+/// that of an earlier run. [`progress`] tells how much of it
 /// is applied.
 pub(super) const APPLY: &str = r#"
-gone() { echo applied; exit 0; }
 # A process left over from a broken connection may have done it meanwhile.
+gone() {
+  $earlier && { echo applied; exit 0; }
+  echo "the ready patch has vanished before it was applied; the target was not changed" >&2
+  exit 1
+}
+other() {
+  [ -e /proc/self/fd/9 ] || return 1
+  [ "$k.ready" -ef /proc/self/fd/9 ] && return 1
+  echo "another patch took its place" >&2
+}
 [ -e "$k.ready" ] || gone
 exec 9< "$k.ready" || exit
 if command -v flock > /dev/null 2>&1; then
   flock 9 || exit
 fi
 [ -e "$k.ready" ] || gone
+other && exit 1
 x=$(usage | head -n 1)
 [ -z "$x" ] || { echo "the target $t ${x#busy=}; it was not changed" >&2; exit 1; }
 patch <&9 >&2 || exit
 make_durable "$t" || { echo "the target could not be made durable" >&2; exit 1; }
-[ "$k.ready" -ef /proc/self/fd/9 ] || [ ! -e /proc/self/fd/9 ] || { echo "another patch took its place" >&2; exit 1; }
+other && exit 1
 rm -f -- "$k.ready" || exit
 rm -f -- "$k.state"
 make_durable "$d"

@@ -84,6 +84,13 @@ impl Source for FarSource<'_> {
             (Err(error), _) => Err(self.far.blame(error, end)),
             (Ok(stats), Ok(mut taken)) => {
                 end.and_then(|end| end.success())?;
+                if stats.remote_bytes != self.size {
+                    let (source, before, now) = (self.far.task.source.display(), self.size, stats.remote_bytes);
+                    return Err(Failure::new(format!(
+                        "the size of {source} at {} has changed from {before} to {now} bytes during the run",
+                        self.far.connection.name()
+                    )));
+                }
                 taken.compared_bytes = stats.compared_bytes;
                 Ok(taken)
             }
