@@ -529,3 +529,37 @@ fn a_ready_patch_that_vanishes_is_an_error() {
     assert!(site.dir.read("target.img") == before);
     is_synced(&site, "target.img", &site.manager(&site.task("t", "target.img", &site.far("sh -c")), []).run());
 }
+
+#[test]
+fn what_a_broken_connection_left_at_work_is_waited_for_in_more_than_one_try() {
+    let site = Site::new();
+    let [target, connection, end, held, again] =
+        ["target.img", "connection", "end", "held", "again"].map(|name| site.dir.path_text(name));
+    Run::new("mkfifo").args([end.as_str()]).run().exits(0);
+    // The first connection breaks and leaves somebody with the lock, until the second try to take it.
+    let script = format!(
+        "#!/bin/sh
+if [ ! -e {held} ]; then
+    flock {target} sh -c ': > {held}; timeout 60 cat {end}' < /dev/null > /dev/null 2>&1 &
+    while [ ! -e {held} ]; do :; done
+    exit 255
+fi
+case $1 in *'echo held'*) if [ -e {again} ]; then : > {end}; else : > {again}; fi;; esac
+exec sh -c \"$1\"
+"
+    );
+    site.dir.write("connection", script.as_bytes());
+    Run::new("chmod").args(["755", connection.as_str()]).run().exits(0);
+    let retries = "retries = 3\nretry_delay = \"10ms\"\n";
+    let settings = site.far(&connection) + retries;
+    let outcome = site.manager(&site.task("t", "target.img", &settings), []).run();
+    is_synced(&site, "target.img", &outcome);
+    assert!(outcome.stderr.contains("is locked by another process"), "{outcome}");
+    // Without a connection that broke it is somebody else's, and that is an error.
+    let lock = std::fs::File::open(&target).unwrap();
+    lock.lock().unwrap();
+    let settings = site.far("sh -c") + retries;
+    let outcome = site.manager(&site.task("t", "target.img", &settings), []).run();
+    assert!(outcome.exits(3).stderr.contains("is locked by another process"), "{outcome}");
+    assert!(!outcome.stderr.contains("Trying again"), "{outcome}");
+}

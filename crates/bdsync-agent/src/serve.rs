@@ -174,7 +174,7 @@ impl Agent<'_> {
                         }
                         Err(error) => Err(TargetError::refused(format!("the request is not understood: {error}"))),
                     };
-                    let answer = outcome.map_or_else(|error| Answer::Error(error.to_string()), Answer::Ok);
+                    let answer = outcome.map_or_else(refused, Answer::Ok);
                     let text = serde_json::to_vec(&answer).unwrap_or_else(|_| br#"{"error":"no answer"}"#.to_vec());
                     self.link.output().send(AgentMessage::Answer, &[&text])?;
                     self.link.output().flush()?;
@@ -498,8 +498,16 @@ fn is_there(target: &Handle) -> Result<(), TargetError> {
 fn restored(error: TargetError, handles: &[&Handle]) -> TargetError {
     let text = handles.iter().fold(error.to_string(), |text, handle| handle.restore(&text));
     match error {
+        TargetError::Locked(_) => TargetError::Locked(text),
         TargetError::NoSpace(_) => TargetError::NoSpace(text),
         _ => TargetError::refused(text),
+    }
+}
+
+fn refused(error: TargetError) -> Answer {
+    match error {
+        TargetError::Locked(text) => Answer::Locked(text),
+        error => Answer::Error(error.to_string()),
     }
 }
 

@@ -14,9 +14,12 @@ pub(crate) enum Failure {
     /// Trying again does not help.
     #[error("{0}")]
     Permanent(String),
-    /// Another run is at the target.
+    /// Another run of this machine is at the target.
     #[error("{0}")]
     Locked(String),
+    /// Somebody else has locked the target itself.
+    #[error("{0}")]
+    TargetLocked(String),
     /// There is not as much space as the last patch took.
     #[error("{0}")]
     NoSpace(String),
@@ -36,6 +39,7 @@ impl Failure {
         match self {
             Self::Connection(text) => Self::Connection(format!("{what}: {text}")),
             Self::Permanent(text) => Self::Permanent(format!("{what}: {text}")),
+            Self::TargetLocked(text) => Self::TargetLocked(format!("{what}: {text}")),
             other => other,
         }
     }
@@ -59,6 +63,7 @@ impl From<bdsync_target::TargetError> for Failure {
     fn from(error: bdsync_target::TargetError) -> Self {
         match error {
             _ if error.is_cancelled() => Self::Cancelled,
+            bdsync_target::TargetError::Locked(text) => Self::TargetLocked(text),
             bdsync_target::TargetError::NoSpace(text) => Self::NoSpace(text),
             error => Self::Permanent(error.to_string()),
         }

@@ -469,13 +469,19 @@ fn with_retries(task: &Task, job: &Job<'_>) -> Result<TaskStats, Failure> {
     let (mut left, mut pause) =
         task.remote.as_ref().map_or((0, Duration::ZERO), |remote| (remote.retries, remote.retry_delay));
     pause = pause.min(LONGEST_PAUSE);
+    let mut was_cut = false;
     loop {
         let result = end::run(task, job);
         if job.control.cancellation.is_cancelled() && result.is_err() {
             return Err(Failure::Cancelled);
         }
         match result {
-            Err(failure) if failure.is_worth_a_retry() && left > 0 => {
+            // What a broken connection has left at the other end may still be at work there.
+            Err(failure)
+                if left > 0
+                    && (failure.is_worth_a_retry() || (was_cut && matches!(failure, Failure::TargetLocked(_)))) =>
+            {
+                was_cut = true;
                 let seconds = pause.as_secs_f64();
                 tracing::warn!(task = task.name, "{failure}. Trying again in {seconds} seconds ({left} tries left)");
                 job.reporter.event(

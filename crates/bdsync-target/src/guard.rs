@@ -274,7 +274,7 @@ pub fn lock_target(target: &Path) -> Result<TargetLock, TargetError> {
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(TargetLock(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => {
-            Err(TargetError::refused(format!("the target {} is locked by another process", target.display())))
+            Err(TargetError::Locked(format!("the target {} is locked by another process", target.display())))
         }
         Err(error) => Err(failed(error.into())),
     }

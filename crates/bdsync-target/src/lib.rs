@@ -20,6 +20,9 @@ pub enum TargetError {
     /// It must not or cannot be done, and why.
     #[error("{0}")]
     Refused(String),
+    /// Somebody else is at work on it.
+    #[error("{0}")]
+    Locked(String),
     /// There is not as much space as the last patch took.
     #[error("{0}")]
     NoSpace(String),
@@ -41,7 +44,7 @@ impl TargetError {
     pub fn is_cancelled(&self) -> bool {
         use bdsync_engine::Error;
         match self {
-            Self::Refused(_) | Self::NoSpace(_) => false,
+            Self::Refused(_) | Self::Locked(_) | Self::NoSpace(_) => false,
             Self::Engine(error) | Self::During(_, error) => match error {
                 Error::Cancelled => true,
                 Error::PartlyApplied { cause, .. } => matches!(**cause, Error::Cancelled),
@@ -53,6 +56,7 @@ impl TargetError {
     fn during(self, what: &str) -> Self {
         match self {
             Self::Refused(text) => Self::Refused(format!("{what}: {text}")),
+            Self::Locked(text) => Self::Locked(format!("{what}: {text}")),
             Self::NoSpace(text) => Self::NoSpace(text),
             Self::Engine(error) | Self::During(_, error) => Self::During(what.into(), error),
         }

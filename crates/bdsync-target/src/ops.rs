@@ -300,6 +300,8 @@ pub enum Answer {
     Ok(serde_json::Value),
     /// Why nothing did.
     Error(String),
+    /// Nothing did, for somebody else is at work on the target.
+    Locked(String),
 }
 
 impl Answer {

@@ -183,6 +183,7 @@ impl<'a> AgentSession<'a> {
             Answer::Ok(value) => serde_json::from_value(value)
                 .map_err(|error| Failure::new(format!("the agent's answer is not understood: {error}"))),
             Answer::Error(text) => Err(Failure::new(text)),
+            Answer::Locked(text) => Err(Failure::TargetLocked(text)),
         }
     }
 
@@ -194,6 +195,7 @@ impl<'a> AgentSession<'a> {
         match error {
             Error::Remote(payload) => match Answer::parse(&payload) {
                 Ok(Answer::Error(text)) => Failure::new(text),
+                Ok(Answer::Locked(text)) => Failure::TargetLocked(text),
                 _ => Failure::new("the agent's answer is not understood"),
             },
             Error::ReadPeer(_) | Error::WritePeer(_) => self.connection_failure(&error),

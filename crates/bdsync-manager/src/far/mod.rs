@@ -214,7 +214,7 @@ impl<'a> Far<'a> {
         }
         let end = session.wait()?;
         match end.code() {
-            Some(75) => Err(Failure::new(format!(
+            Some(75) => Err(Failure::TargetLocked(format!(
                 "the target {} is locked by another process at {}: it is being synchronised",
                 self.task.target.display(),
                 self.connection.name()
