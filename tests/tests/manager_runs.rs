@@ -563,3 +563,76 @@ exec sh -c \"$1\"
     assert!(outcome.exits(3).stderr.contains("is locked by another process"), "{outcome}");
     assert!(!outcome.stderr.contains("Trying again"), "{outcome}");
 }
+
+#[test]
+fn a_run_in_place_leaves_no_patch_that_could_undo_it() {
+    for (is_far, fits) in [(false, true), (false, false), (true, true), (true, false)] {
+        let site = Site::new();
+        // A patch that is ready when the connection breaks.
+        let connection = site.dir.path_text("connection");
+        site.dir.write("connection", b"#!/bin/sh\ncase $1 in *earlier=*) exit 255;; esac\nexec sh -c \"$1\"\n");
+        Run::new("chmod").args(["755", connection.as_str()]).run().exits(0);
+        let settings = site.far(&connection) + "retries = 0\n";
+        site.manager(&site.task("t", "target.img", &settings), []).run().exits(3);
+        assert!(site.is_ready());
+        // The source goes on, and is brought over in place; the patch may not fit any more.
+        let newer = site.dir.read("source.img").iter().map(|byte| byte ^ 1).collect::<Vec<_>>();
+        site.dir.write("source.img", &newer);
+        if !fits {
+            site.dir.write("target.img", &site.dir.read("target.img")[..1_000_000]);
+        }
+        let far = if is_far { site.far("sh -c") } else { String::new() };
+        let in_place = far + "apply_patch_in_place = true\nsize_policy = \"resize\"\n";
+        let outcome = site.manager(&site.task("t", "target.img", &in_place), []).run();
+        is_synced(&site, "target.img", &outcome);
+        let text = if fits { "Finishing the patch" } else { "cannot be applied" };
+        assert!(outcome.stderr.contains(text), "{outcome}");
+        assert!(!site.run("manager.toml", ["status"]).run().exits(0).stdout.is_empty());
+    }
+}
+
+#[test]
+fn check_says_what_a_run_would_refuse() {
+    let site = Site::new();
+    site.dir.write("longer.img", &[0; 3_000_512]);
+    site.dir.write("empty.img", b"");
+    let target = |name: &str, settings: &str| site.task("t", name, settings);
+    let nowhere = target("nowhere/target.img", "create_target_if_missing = true\n");
+    let device = nowhere.replace(&site.dir.path_text("nowhere/target.img"), "/dev/no-such-device");
+    for (config, text) in [
+        (target("longer.img", ""), "Different sizes"),
+        (target("longer.img", &site.far("sh -c")), "Different sizes"),
+        (target("empty.img", "size_policy = \"minsize\"\n"), "The target is empty"),
+        (nowhere.clone(), "does not exist"),
+        (device, "no file is made in place of a device"),
+    ] {
+        let outcome = site.manager(&config, ["check"]).run();
+        let said = String::from_utf8_lossy(&outcome.exits(3).stdout).into_owned() + &outcome.stderr;
+        assert!(said.contains(text), "{text}: {said}");
+    }
+    // With less of it in the target than there is, that is said.
+    site.dir.write("shorter.img", &[0; 1_000_000]);
+    let outcome = site.manager(&target("shorter.img", "size_policy = \"minsize\"\n"), []).run();
+    assert!(outcome.exits(0).stderr.contains("the last 2000000 of the source are not in it"), "{outcome}");
+}
+
+#[test]
+fn a_run_in_place_that_is_cut_off_is_remembered_until_one_ends_well() {
+    let site = Site::new();
+    let slow = site.task("t", "target.img", "apply_patch_in_place = true\nbandwidth_limit = \"1k\"\n");
+    let mut child = site.start(&slow);
+    let before = site.dir.read("target.img");
+    while site.dir.read("target.img") == before {
+        assert_eq!(child.try_wait().unwrap(), None);
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let status = |text: &str| {
+        let outcome = site.run("manager.toml", ["status"]).run();
+        assert_eq!(String::from_utf8_lossy(&outcome.exits(0).stdout).contains("PARTLY CHANGED"), text == "partly");
+    };
+    status("partly");
+    let config = site.task("t", "target.img", "apply_patch_in_place = true\n");
+    is_synced(&site, "target.img", &site.manager(&config, []).run());
+    status("whole");
+}

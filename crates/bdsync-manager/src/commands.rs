@@ -45,7 +45,7 @@ fn describe(task: &Task) -> serde_json::Value {
         "target": task.target.display().to_string(),
         "remote": task.remote.as_ref().map(|remote| remote.label.as_str()),
         "disabled": task.disabled,
-        "in_place": task.patch_folder.is_none(),
+        "in_place": task.in_place,
     })
 }
 
@@ -99,9 +99,9 @@ fn check_task(task: &Task, job: &Job<'_>) -> Result<String, Failure> {
     if !found.target_exists {
         plan += ", which would be created";
     }
-    plan += match &task.patch_folder {
-        Some(_) => ", store a patch and apply it",
-        None => ", and change it in place",
+    plan += match task.in_place {
+        false => ", store a patch and apply it",
+        true => ", and change it in place",
     };
     if found.is_ready {
         plan += "; first it would finish the patch that an earlier run left";
@@ -181,6 +181,7 @@ pub(crate) fn status(tasks: &[Task], control: &Control) -> Result<Exit> {
             facts["last"] = json!(record);
             facts["pending_patch"] = json!(pending);
             facts["pending_snapshot"] = json!(snapshot);
+            facts["target_partly_changed"] = json!(left.partly_changed);
             facts["running"] = json!(running);
             control.reporter.event("status", facts);
             continue;
@@ -217,6 +218,9 @@ pub(crate) fn status(tasks: &[Task], control: &Control) -> Result<Exit> {
         }
         if pending {
             text += "\n    a ready patch is pending: the next run finishes it";
+        }
+        if left.partly_changed && !running {
+            text += "\n    the target may be PARTLY CHANGED, in place, until a run ends well";
         }
         if let Some(snapshot) = snapshot {
             text += &format!("\n    the snapshot {snapshot} is left: the next run removes it");

@@ -129,13 +129,14 @@ pub(crate) fn check(task: &Task, job: &Job<'_>) -> Result<Found, Failure> {
     match (connect(task, remote, job)?, task.pull) {
         (FarEnd::Agent(mut agent), false) => {
             let source_bytes = local_source(task)?.size();
-            let (target_exists, is_ready) = agent.look()?;
+            let (target_exists, is_ready) = agent.look(source_bytes)?;
             Ok(Found { source_bytes, target_exists, is_ready, far_end: Some(agent.name()) })
         }
         (FarEnd::Stock(far), false) => {
             let source_bytes = local_source(task)?.size();
             let survey = far.survey()?;
             far.check(&survey)?;
+            far.check_size(&survey, source_bytes)?;
             let far_end = Some(format!("the bdsync {}", remote.program.display()));
             Ok(Found { source_bytes, target_exists: survey.exists(), is_ready: survey.ready, far_end })
         }

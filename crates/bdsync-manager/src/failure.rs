@@ -72,7 +72,12 @@ impl From<bdsync_target::TargetError> for Failure {
 
 impl From<bdsync_device::DeviceError> for Failure {
     fn from(error: bdsync_device::DeviceError) -> Self {
-        Self::Permanent(error.to_string())
+        match error {
+            bdsync_device::DeviceError::Open { path, source } => {
+                Self::Permanent(format!("cannot open {}: {}", path.display(), bdsync_device::plain(&source)))
+            }
+            error => Self::Permanent(error.to_string()),
+        }
     }
 }
 

@@ -27,13 +27,13 @@ const GRACE: Duration = Duration::from_millis(200);
 const KEPT: usize = 4000;
 
 /// Which of the hooks.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Moment<'a> {
     Before,
     SnapshotBefore,
     SnapshotAfter,
     After(&'a TaskStats),
-    Error(&'a str),
+    Error(&'a Failure),
 }
 
 /// Runs the hook for this moment, if the task has one.
@@ -69,12 +69,14 @@ pub(crate) fn run(task: &Task, moment: Moment<'_>, control: &Control) -> Result<
             .env("BDSYNC_SCANNED_BYTES", stats.scanned_bytes.to_string())
             .env("BDSYNC_CHANGED_BYTES", stats.changed_bytes.to_string())
             .env("BDSYNC_PATCH_BYTES", stats.patch_bytes.to_string()),
-        Moment::Error(error) => command.env("BDSYNC_RESULT", "failed").env("BDSYNC_ERROR", error),
+        Moment::Error(failure) => command
+            .env("BDSYNC_RESULT", if matches!(failure, Failure::Cancelled) { "cancelled" } else { "failed" })
+            .env("BDSYNC_ERROR", failure.to_string()),
     };
     // An error hook reports a cancelled task, too: it has a moment for that.
     let is_error = matches!(moment, Moment::Error(_));
     // What was frozen has to thaw, whatever happens.
-    let is_thaw = moment == Moment::SnapshotAfter;
+    let is_thaw = matches!(moment, Moment::SnapshotAfter);
     let output = runtime.block_on(async {
         let mut child = command.spawn()?;
         let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
@@ -115,9 +117,10 @@ pub(crate) fn run(task: &Task, moment: Moment<'_>, control: &Control) -> Result<
     if !said.is_empty() {
         tracing::info!(task = task.name, "{name}: {said}");
     }
+    let said = if said.is_empty() { "it said nothing on standard error".into() } else { said };
     match status.code() {
         Some(0) => Ok(()),
-        Some(SOFT) if moment == Moment::Before => {
+        Some(SOFT) if matches!(moment, Moment::Before) => {
             Err(Failure::Skipped(format!("{name} ended with exit status {SOFT}: {said}")))
         }
         _ => Err(Failure::new(format!("{name} failed ({status}): {said}"))),

@@ -86,7 +86,7 @@ impl Source for OpenSource {
 
 /// Brings the target up to date with `source`.
 pub(crate) fn run(task: &Task, source: &mut dyn Source, job: &Job<'_>) -> Result<TaskStats, Failure> {
-    let redo = task.patch_folder.as_deref().map(|folder| Redo::new(folder, &task.target)).transpose()?;
+    let redo = redo(task)?;
     let created = ensure_target(task, source.size())?;
     check(source, task)?;
     let mut lock = guard::lock_target(&task.target)?;
@@ -103,17 +103,20 @@ pub(crate) fn run(task: &Task, source: &mut dyn Source, job: &Job<'_>) -> Result
     let target = Device::open(&task.target, Access::Read)?;
     // One that was just made, or by a run that was killed right after that.
     let is_new = task.create_target && target.kind() == DeviceKind::File && target.size() == 0;
-    let size = final_size(task, source.size(), target.size(), target.kind() == DeviceKind::Block, is_new)?;
+    let size = final_size(task, source.size(), target.size(), target.kind() == DeviceKind::Block, is_new)
+        .map_err(|failure| after_earlier(failure, &stats))?;
+    let target = Target { device: target, lock: &lock, is_new, created };
     match &redo {
-        Some(redo) => {
-            let far = Target { device: target, lock: &lock, is_new, created };
-            two_phases(task, source, far, size, redo, job, &mut stats)?;
-        }
-        None => {
-            let far = Target { device: target, lock: &lock, is_new, created };
-            in_place(task, source, far, size, job, &mut stats)?;
+        Some(redo) if !task.in_place => two_phases(task, source, target, size, redo, job, &mut stats)?,
+        _ => {
+            in_place(task, source, target, size, job, &mut stats)?;
+            // One that could not be applied must not be some other day.
+            if let Some(redo) = redo.filter(|redo| matches!(redo.is_ready(), Ok(true))) {
+                redo.drop_ready().map_err(|error| Failure::from(error).during("the target is up to date"))?;
+            }
         }
     }
+    job.note(|pending| pending.partly_changed = false);
     if task.verify != Verify::Off {
         job.reporter.phase(Phase::Verify, size);
         let (ranges, found) = differences(task, source, task.verify == Verify::Sample, job)?;
@@ -124,6 +127,12 @@ pub(crate) fn run(task: &Task, source: &mut dyn Source, job: &Job<'_>) -> Result
     drop(lock);
     settle_volume(task, source.size())?;
     Ok(stats)
+}
+
+/// The task's patches. In place there may be no folder for them.
+fn redo(task: &Task) -> Result<Option<Redo>, Failure> {
+    let folder = task.patch_folder.as_deref().filter(|folder| !task.in_place || folder.is_dir());
+    Ok(folder.map(|folder| Redo::new(folder, &task.target)).transpose()?)
 }
 
 /// What a run would find: how much differs. Nothing is written.
@@ -258,14 +267,42 @@ fn check(source: &dyn Source, task: &Task) -> Result<(), Failure> {
 
 /// What `check` tells of a local target: whether it is there, and has a ready patch.
 pub(crate) fn look(task: &Task, source: &dyn Source) -> Result<(bool, bool), Failure> {
-    let redo = task.patch_folder.as_deref().map(|folder| Redo::new(folder, &task.target)).transpose()?;
+    let redo = redo(task)?;
     let exists = task.target.exists();
     if exists {
         check(source, task)?;
-    } else if !task.create_target {
-        return Err(missing());
+        let target = Device::open(&task.target, Access::Read)?;
+        check_size(task, source.size(), target.size(), target.kind() == DeviceKind::Block)?;
+    } else if task.volume.is_none() {
+        if !task.create_target {
+            return Err(missing());
+        }
+        guard::check_place(&task.target)?;
+        let folder = task.target.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            let text = format!("the target's folder {} does not exist", folder.display());
+            return Err(Failure::new(text));
+        }
     }
     Ok((exists, redo.map_or(Ok(false), |redo| redo.is_ready())?))
+}
+
+/// Refuses sizes that a run would refuse.
+pub(crate) fn check_size(task: &Task, from: u64, to: u64, is_block: bool) -> Result<(), Failure> {
+    // A volume is made as large as it has to be.
+    if task.volume.is_some() {
+        return Ok(());
+    }
+    let is_new = task.create_target && !is_block && to == 0;
+    final_size(task, from, to, is_block, is_new).map(drop)
+}
+
+/// A failure of a run that may have applied the patch of an earlier one before.
+pub(crate) fn after_earlier(failure: Failure, stats: &TaskStats) -> Failure {
+    match stats.finished_earlier_patch {
+        true => failure.during("after the patch of an earlier run was applied, whose state the target has now"),
+        false => failure,
+    }
 }
 
 /// The size that a target shall have, if the task allows it.
@@ -279,10 +316,22 @@ pub(crate) fn final_size(task: &Task, from: u64, to: u64, is_block: bool, is_new
         )));
     }
     match task.compare.size_policy {
-        SizePolicy::MinSize if !is_new => return Ok(from.min(to)),
+        SizePolicy::MinSize if !is_new && to == 0 => {
+            return Err(Failure::new("The target is empty, and size_policy = \"minsize\" would leave it so"));
+        }
+        SizePolicy::MinSize if !is_new => {
+            if to < from {
+                let missing = from - to;
+                tracing::warn!(
+                    task = task.name,
+                    "The target has only {to} bytes: the last {missing} of the source are not in it (size_policy = \"minsize\")"
+                );
+            }
+            return Ok(from.min(to));
+        }
         SizePolicy::Strict if !is_new => {
             return Err(Failure::new(format!(
-                "Different sizes: the source has {from} bytes and the target {to}; nothing was changed (size_policy = \"resize\" or \"minsize\" allows it)"
+                "Different sizes: the source has {from} bytes and the target {to}; nothing was changed (size_policy = \"resize\" gives the target the source's size, \"minsize\" leaves out what only one of them has)"
             )));
         }
         _ => {}
@@ -322,6 +371,7 @@ fn in_place(
         keep_for_rollback(task, 0)?;
     }
     let _claim = guard::claim(&task.target)?;
+    job.note(|pending| pending.partly_changed = true);
     let mut target = Device::open(&task.target, Access::ReadWrite)?;
     let resize = task.compare.size_policy != SizePolicy::MinSize || target.size() == 0;
     if target.size() != size && resize {
@@ -345,7 +395,10 @@ fn in_place(
         Ok(compared)
     });
     let compared = compared.map_err(|failure| match written {
-        0 => failure,
+        0 => {
+            job.note(|pending| pending.partly_changed = false);
+            failure
+        }
         _ => failure.during(&format!("{} is PARTLY CHANGED ({written} bytes, in place)", task.target.display())),
     })?;
     stats.scanned_bytes = compared.compared_bytes;

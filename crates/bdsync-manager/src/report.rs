@@ -83,14 +83,20 @@ impl Reporter {
 
     /// The reporter of one task.
     pub(crate) fn task(&self, name: &str) -> Arc<TaskReporter> {
-        let style = ProgressStyle::with_template(
-            "{prefix:16!} {msg:28!} {bar:24} {binary_bytes:>11}/{binary_total_bytes:<11} {binary_bytes_per_sec:>13} {eta:>5}",
-        );
-        let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        let bar = ProgressBar::new(0).with_style(style(0));
         let bar = self.bars.add(bar.with_prefix(name.to_string()));
         let state = State { phase: Phase::Prepare, total: 0, changed: 0, last: Instant::now() };
         Arc::new(TaskReporter { reporter: self.clone(), task: name.into(), bar, state: Mutex::new(state) })
     }
+}
+
+/// How a bar looks that has `total` bytes to get to (0: not known), on 80 columns or more.
+fn style(total: u64) -> ProgressStyle {
+    let template = match total {
+        0 => "{prefix:10!} {msg}",
+        _ => "{prefix:10!} {msg:25!} {wide_bar} {percent:>3}% {binary_bytes:>10} {binary_bytes_per_sec:>12} {eta:>4}",
+    };
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 /// Shows what one task does.
@@ -117,10 +123,18 @@ impl TaskReporter {
         (state.phase, state.total, state.changed) = (phase, total, 0);
         drop(state);
         self.bar.reset();
-        self.bar.set_length(total);
+        self.set_length(total);
         self.bar.set_message(phase.name());
         self.event("phase", json!({ "phase": phase.name(), "total_bytes": total }));
         tracing::debug!(task = self.task, "Phase: {}", phase.name());
+    }
+
+    fn set_length(&self, total: u64) {
+        if self.bar.length() == Some(total) {
+            return;
+        }
+        self.bar.set_style(style(total));
+        self.bar.set_length(total);
     }
 
     /// So much of the phase is done.
@@ -163,7 +177,7 @@ impl Observer for TaskReporter {
     fn event(&self, event: &Event) {
         match event {
             Event::Progress { position, size, patch_bytes } => {
-                self.bar.set_length(*size);
+                self.set_length(*size);
                 self.state.lock().unwrap_or_else(PoisonError::into_inner).total = *size;
                 self.progress(*position, *patch_bytes);
             }

@@ -51,6 +51,8 @@ pub(crate) struct Job<'a> {
     /// Where a comparison can go on whose connection broke. What it has found is of the very
     /// source, or the snapshot of it, that is read here.
     pub(crate) resume: Mutex<Option<Resume>>,
+    /// What was done, once the target is up to date.
+    finished: Mutex<Option<TaskStats>>,
 }
 
 impl<'a> Job<'a> {
@@ -63,6 +65,7 @@ impl<'a> Job<'a> {
             snapshot: Mutex::default(),
             pending: Mutex::default(),
             resume: Mutex::default(),
+            finished: Mutex::default(),
         }
     }
 
@@ -339,6 +342,13 @@ fn run_task(task: &Task, given: Given, control: &Control, options: RunOptions) -
     let expected_patch_bytes = before.as_ref().map_or(0, |record| record.stats.patch_bytes);
     let pending = Mutex::new(before.map(|record| record.pending).unwrap_or_default());
     let job = Job { expected_patch_bytes, pending, ..Job::new(control, &reporter, task) };
+    let is_forgotten = task.patch_folder.is_none() && job.pending.lock().is_ok_and(|pending| pending.patch);
+    if is_forgotten {
+        tracing::warn!(
+            task = task.name,
+            "An earlier run left a ready patch in the target_patch_dir that the task had then: remove it, or a run with that folder would apply it"
+        );
+    }
     let started = (jiff::Timestamp::now().to_string(), Instant::now());
     let target = task.target.display().to_string();
     reporter.event(
@@ -378,6 +388,9 @@ fn run_task(task: &Task, given: Given, control: &Control, options: RunOptions) -
             // How long the last patch was is still worth knowing; but one that was long once
             // must not keep all later ones away.
             let is_space = matches!(failure, Failure::NoSpace(_));
+            if let Some(stats) = job.finished.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                return stats;
+            }
             let patch_bytes = if is_space { expected_patch_bytes / 2 } else { expected_patch_bytes };
             TaskStats { patch_bytes, ..TaskStats::default() }
         });
@@ -393,7 +406,7 @@ fn run_task(task: &Task, given: Given, control: &Control, options: RunOptions) -
 /// Holds the target's lock and runs the hooks around the task.
 fn locked(task: &Task, given: Given, job: &Job<'_>, started: &str) -> Result<TaskStats, Failure> {
     let on_error = |failure: Failure| {
-        if let Err(hook) = hooks::run(task, Moment::Error(&failure.to_string()), job.control) {
+        if let Err(hook) = hooks::run(task, Moment::Error(&failure), job.control) {
             tracing::error!(task = task.name, "{hook}");
         }
         failure
@@ -413,7 +426,11 @@ fn locked(task: &Task, given: Given, job: &Job<'_>, started: &str) -> Result<Tas
     }
     let result = hooks::run(task, Moment::Before, job.control).and_then(|()| with_snapshot(task, given, job));
     match result {
-        Ok(stats) => hooks::run(task, Moment::After(&stats), job.control).map(|()| stats),
+        Ok(stats) => {
+            let after = hooks::run(task, Moment::After(&stats), job.control);
+            *job.finished.lock().unwrap_or_else(PoisonError::into_inner) = Some(stats.clone());
+            after.map(|()| stats).map_err(|failure| failure.during("the target is up to date"))
+        }
         Err(failure @ Failure::Skipped(_)) => Err(failure),
         Err(failure) => Err(on_error(failure)),
     }
@@ -425,6 +442,15 @@ fn locked(task: &Task, given: Given, job: &Job<'_>, started: &str) -> Result<Tas
 fn with_snapshot(task: &Task, given: Given, job: &Job<'_>) -> Result<TaskStats, Failure> {
     job.reporter.phase(Phase::Prepare, 0);
     if task.snapshot.is_none() {
+        if !task.pull
+            && let Some(place) = guard::writable_mount(&task.source)
+        {
+            tracing::warn!(
+                task = task.name,
+                "The source {} is mounted on {place} and can change while it is compared (setting snapshot)",
+                task.source.display()
+            );
+        }
         return with_retries(task, job);
     }
     // What is wrong with the source shows before a snapshot is taken of it.
@@ -513,7 +539,7 @@ fn report(task: &Task, stats: &TaskStats, seconds: f64, dry_run: bool, control: 
             // Nobody to tell is no reason to fail.
             let _ = control.reporter.print(&text);
         }
-    } else if task.patch_folder.is_some() {
+    } else if !task.in_place {
         tracing::info!(task = name, "Patch Generate Time: {}", python_time(stats.generate_seconds));
         tracing::info!(task = name, "Patch Size: {}", binary(stats.patch_bytes));
         tracing::info!(task = name, "Patch Apply Time: {}", python_time(stats.apply_seconds));

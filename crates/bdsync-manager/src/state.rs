@@ -77,6 +77,8 @@ pub(crate) struct Pending {
     pub(crate) patch: bool,
     /// The name of a snapshot.
     pub(crate) snapshot: Option<String>,
+    /// Whether the target may be partly changed, in place.
+    pub(crate) partly_changed: bool,
 }
 
 /// The folder with all of it.

@@ -176,6 +176,20 @@ fn mount_place(mounts: &str, number: Number) -> Option<String> {
     })
 }
 
+/// Where a block device is mounted so that it can be written, if it is.
+pub fn writable_mount(device: &Path) -> Option<String> {
+    let number = Number::of(&fs::metadata(device).ok()?)?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    writable_place(&mounts, number)
+}
+
+/// The same; `mounts` is a mountinfo file, which ends each line with what counts for the file system.
+fn writable_place(mounts: &str, number: Number) -> Option<String> {
+    let is_writable =
+        |line: &&str| line.rsplit(' ').next().is_some_and(|options| options.split(',').any(|o| o == "rw"));
+    mount_place(&mounts.lines().filter(is_writable).collect::<Vec<_>>().join("\n"), number)
+}
+
 /// The numbers of the block devices that a path's file system is on, and of those below them.
 pub fn devices_below(path: &Path) -> Vec<(u32, u32)> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -301,6 +315,9 @@ mod tests {
             "36 35 98:0 /x /mnt\\040a/b rw shared:1 - ext3 /dev/nothing rw\n37 35 0:44 / /b rw - btrfs none rw\n";
         assert_eq!(mount_place(mounts, Number(98, 0)), Some("/mnt a/b".into()));
         assert_eq!(mount_place(mounts, Number(98, 1)), None);
+        let mounts = "1 0 98:0 / /ro ro - ext4 x ro,errors=continue\n2 1 98:1 / /b ro - ext4 x rw,errors=continue\n";
+        assert_eq!(writable_place(mounts, Number(98, 0)), None);
+        assert_eq!(writable_place(mounts, Number(98, 1)), Some("/b".into()));
     }
 
     #[test]

@@ -29,7 +29,7 @@ use sha2::Digest;
 use crate::config::{Task, Verify};
 use crate::end::{SAMPLE, far_source_size};
 use crate::failure::Failure;
-use crate::local::{final_size, missing, vanished};
+use crate::local::{after_earlier, check_size, final_size, missing, vanished};
 use crate::remote::{Connection, Session};
 use crate::report::Phase;
 use crate::run::{Job, OpenSource, Ranges, redo_state};
@@ -258,7 +258,7 @@ impl<'a> AgentSession<'a> {
             _ => {}
         }
         match &self.task.patch_folder {
-            Some(folder) if !facts.folder || !facts.writable => Err(Failure::new(format!(
+            Some(folder) if !self.task.in_place && (!facts.folder || !facts.writable) => Err(Failure::new(format!(
                 "the patch folder {} (target_patch_dir) is not there, or cannot be written",
                 folder.display()
             ))),
@@ -267,9 +267,12 @@ impl<'a> AgentSession<'a> {
     }
 
     /// What `check` tells: whether the target is there, and has a ready patch.
-    pub(crate) fn look(&mut self) -> Result<(bool, bool), Failure> {
+    pub(crate) fn look(&mut self, source_bytes: u64) -> Result<(bool, bool), Failure> {
         let facts = self.facts()?;
         self.check(&facts)?;
+        if let Some(size) = facts.size {
+            check_size(self.task, source_bytes, size, facts.kind == "block")?;
+        }
         match facts.kind != "missing" || self.task.create_target {
             true => Ok((facts.kind != "missing", facts.ready.is_some())),
             false => Err(missing()),
@@ -310,12 +313,15 @@ impl<'a> AgentSession<'a> {
             facts = self.facts().map_err(preparing)?;
         }
         let mut stats = TaskStats::default();
-        if let Some(place) = self.place() {
-            stats.finished_earlier_patch = self.finish_earlier(&place, &facts)?;
+        let place = self.place().filter(|_| !self.task.in_place || facts.folder);
+        if let Some(place) = &place {
+            stats.finished_earlier_patch = self.finish_earlier(place, &facts)?;
             facts = self.facts().map_err(preparing)?;
             self.job.note(|pending| pending.patch = facts.ready.is_some());
             let expected = self.job.expected_patch_bytes.min(source.size());
-            if let Some(free) = facts.free_bytes.filter(|free| *free < expected.max(4096)) {
+            if !self.task.in_place
+                && let Some(free) = facts.free_bytes.filter(|free| *free < expected.max(4096))
+            {
                 return Err(Failure::NoSpace(format!(
                     "not enough space in the patch folder {}: {free} bytes are free, and the last patch had {expected}; nothing was changed",
                     place.folder
@@ -331,17 +337,23 @@ impl<'a> AgentSession<'a> {
         let target_bytes = facts.size.unwrap_or(0);
         // One that was just made, or by a run that was killed right after that.
         let is_new = self.task.create_target && facts.kind == "file" && target_bytes == 0;
-        let size = final_size(self.task, source.size(), target_bytes, facts.kind == "block", is_new)?;
-        match self.place() {
-            Some(place) => self.two_phases(
-                source,
-                &place,
-                &facts,
-                Goal { size, before: target_bytes, is_new, created },
-                &mut stats,
-            )?,
-            None => self.in_place(source, Goal { size, before: target_bytes, is_new, created }, &mut stats)?,
+        let size = final_size(self.task, source.size(), target_bytes, facts.kind == "block", is_new)
+            .map_err(|failure| after_earlier(failure, &stats))?;
+        let goal = Goal { size, before: target_bytes, is_new, created };
+        match place {
+            Some(place) if !self.task.in_place => self.two_phases(source, &place, &facts, goal, &mut stats)?,
+            place => {
+                self.in_place(source, goal, &mut stats)?;
+                // One that could not be applied must not be some other day.
+                if let Some(place) = place.filter(|_| facts.ready.is_some()) {
+                    let path = Some(self.target());
+                    let removed = self.call::<serde::de::IgnoredAny>(&Request::Discard { place, ready: true, path });
+                    removed.map_err(|failure| failure.during("the target is up to date"))?;
+                    self.job.note(|pending| pending.patch = false);
+                }
+            }
         }
+        self.job.note(|pending| pending.partly_changed = false);
         if self.task.verify != Verify::Off && !self.about.append_only_patches {
             self.job.reporter.phase(Phase::Verify, source.size());
             let parts = (self.task.verify == Verify::Sample).then_some(SAMPLE);
@@ -624,6 +636,7 @@ impl<'a> AgentSession<'a> {
         let shape = self.shape(size)?;
         let mut request = Compare::new(&self.target(), &shape);
         request.flush_cache = self.task.compare.flush_cache;
+        self.job.note(|pending| pending.partly_changed = true);
         request.patch = Some(PatchGoes::Applied { in_place: policy.into() });
         self.begin(request, target_bytes).map_err(partly)?;
         let mut upload = self.upload(source.device()?, size, false, None)?;

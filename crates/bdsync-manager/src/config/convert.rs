@@ -15,6 +15,10 @@ use super::{Problem, Problems, args, read};
 /// What is wrong with the INI file.
 pub(crate) fn convert(path: &Path) -> Result<String, Problems> {
     let text = read(path)?;
+    if super::is_toml(&text) {
+        let text = "is a TOML configuration already".into();
+        return Err(Problems { path: path.into(), problems: vec![Problem { line: 0, place: String::new(), text }] });
+    }
     let failed = |faults: Vec<super::ini::Fault>, place: &str| Problems {
         path: path.to_path_buf(),
         problems: faults

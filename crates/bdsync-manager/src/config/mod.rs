@@ -126,17 +126,20 @@ fn read(path: &Path) -> Result<String, Problems> {
     String::from_utf8(bytes).map_err(|_| Problems::of_file(path, "it is not UTF-8 text"))
 }
 
-/// By the name's ending; by what is in it if that says nothing.
+/// By the name's ending; by what is in it if that says nothing, or cannot be.
 pub(crate) fn format_of(path: &Path, text: &str) -> Format {
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("toml") => Format::Toml,
-        Some("conf" | "ini" | "cfg") => Format::Ini,
-        _ => {
-            let parsed = DeTable::parse(text);
-            let is_ours = |table: &DeTable<'_>| table.iter().any(|(key, _)| SECTIONS.contains(&key.get_ref().as_ref()));
-            if parsed.is_ok_and(|table| is_ours(table.get_ref())) { Format::Toml } else { Format::Ini }
-        }
+        _ if is_toml(text) => Format::Toml,
+        _ => Format::Ini,
     }
+}
+
+/// Whether a text is TOML with sections as they are here. The original's files are not: paths
+/// have no quotation marks there.
+fn is_toml(text: &str) -> bool {
+    let is_ours = |table: &DeTable<'_>| table.iter().any(|(key, _)| SECTIONS.contains(&key.get_ref().as_ref()));
+    DeTable::parse(text).is_ok_and(|table| is_ours(table.get_ref()))
 }
 
 const SECTIONS: &[&str] = &["defaults", "remote", "task"];

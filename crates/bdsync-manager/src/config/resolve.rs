@@ -111,6 +111,7 @@ impl Resolver<'_> {
                 disabled: settings.disabled.unwrap_or(false),
                 create_target: settings.create_target_if_missing.unwrap_or(false),
                 patch_folder: patch_folder.clone(),
+                in_place: settings.apply_patch_in_place.unwrap_or(false),
                 bandwidth_limit: settings.bandwidth_limit.as_ref().map(|Rate(rate)| *rate),
                 compare: compare.clone(),
                 verify: settings.verify.as_ref().map_or_else(Default::default, |VerifyMode(mode)| *mode),
@@ -286,15 +287,13 @@ impl Resolver<'_> {
     }
 
     fn patch_folder(&mut self) -> Option<PathBuf> {
-        if self.settings.apply_patch_in_place.unwrap_or(false) {
-            return None;
-        }
+        let in_place = self.settings.apply_patch_in_place.unwrap_or(false);
         let is_far = !self.is_local_target();
         let folder = self.settings.target_patch_dir.as_deref().map(|folder| self.place(folder, is_far));
         if let Some(folder) = folder.clone() {
             self.check_place("target_patch_dir", &folder, is_far);
         }
-        if folder.is_none() {
+        if folder.is_none() && !in_place {
             let text = "is missing: a folder at the target for patches until they are applied (or set apply_patch_in_place, and do without the safety)";
             self.problem("target_patch_dir", text);
         }
@@ -562,6 +561,7 @@ impl Resolver<'_> {
             self.problem("target_path", format!("the target's folder {} does not exist", parent.display()));
         }
         if let Some(folder) = &task.patch_folder
+            && !task.in_place
             && !folder.is_dir()
         {
             self.problem("target_patch_dir", format!("the folder {} does not exist", folder.display()));

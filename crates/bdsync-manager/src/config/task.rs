@@ -24,8 +24,10 @@ pub(crate) struct Task {
     pub(crate) pull: bool,
     pub(crate) disabled: bool,
     pub(crate) create_target: bool,
-    /// Where patches are kept; `None`: the target is changed in place.
+    /// Where patches are kept; in place, where earlier runs may have kept one.
     pub(crate) patch_folder: Option<PathBuf>,
+    /// Whether the target is changed at once.
+    pub(crate) in_place: bool,
     /// Bytes a second.
     pub(crate) bandwidth_limit: Option<u64>,
     pub(crate) compare: Compare,

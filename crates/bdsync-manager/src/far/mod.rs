@@ -82,9 +82,20 @@ impl<'a> Far<'a> {
         let is_new = self.task.create_target && survey.kind == "file" && survey.size == Some(0);
         let policy = if is_new { SizePolicy::Resize } else { self.task.compare.size_policy };
         match &self.task.patch_folder {
-            Some(folder) => self.two_phases(source, folder, policy, &survey, &mut stats)?,
-            None => self.in_place(source, policy, &mut stats)?,
+            Some(folder) if !self.task.in_place => self.two_phases(source, folder, policy, &survey, &mut stats)?,
+            _ => {
+                self.job.note(|pending| pending.partly_changed = true);
+                self.in_place(source, policy, &mut stats)?;
+                if survey.ready {
+                    // One that could not be applied must not be some other day.
+                    let remove = "rm -f -- \"$k.ready\" && rm -f -- \"$k.state\" && make_durable \"$d\"";
+                    let removed = self.connection.run(&(self.names() + SYNC + remove));
+                    removed.map_err(|failure| failure.during("the target is up to date"))?;
+                    self.job.note(|pending| pending.patch = false);
+                }
+            }
         }
+        self.job.note(|pending| pending.partly_changed = false);
         if self.task.verify != Verify::Off {
             self.job.reporter.phase(Phase::Verify, source.size());
             let parts = (self.task.verify == Verify::Sample).then_some(SAMPLE);
@@ -174,7 +185,7 @@ impl<'a> Far<'a> {
         if !survey.exists() && !self.task.create_target {
             return Err(Failure::new("The target does not exist (while 'create_target_if_missing' is disabled)"));
         }
-        let Some(folder) = &self.task.patch_folder else { return Ok(()) };
+        let Some(folder) = self.task.patch_folder.as_ref().filter(|_| !self.task.in_place) else { return Ok(()) };
         if !survey.folder {
             return Err(Failure::new(format!(
                 "the patch folder {} (target_patch_dir) is not there, or cannot be written",
@@ -184,9 +195,15 @@ impl<'a> Far<'a> {
         Ok(())
     }
 
+    /// Refuses sizes that a run would refuse.
+    pub(crate) fn check_size(&self, survey: &Survey, source_bytes: u64) -> Result<(), Failure> {
+        let Some(size) = survey.size else { return Ok(()) };
+        crate::local::check_size(self.task, source_bytes, size, survey.kind == "block")
+    }
+
     /// Refuses to begin where a patch as long as the last one would not fit.
     fn check_space(&self, survey: &Survey, source_bytes: u64) -> Result<(), Failure> {
-        let Some(folder) = &self.task.patch_folder else { return Ok(()) };
+        let Some(folder) = self.task.patch_folder.as_ref().filter(|_| !self.task.in_place) else { return Ok(()) };
         let expected = self.job.expected_patch_bytes.min(source_bytes);
         match survey.free_bytes.filter(|free| *free < expected.max(4096)) {
             Some(free) => Err(Failure::NoSpace(format!(
