@@ -222,3 +222,32 @@ fn a_bench_picks_a_digest() {
     let report: serde_json::Value = serde_json::from_slice(&outcome.stdout).unwrap();
     assert!(report["pick"]["digest"].is_string(), "{report}");
 }
+
+#[test]
+fn programs_are_told_what_is_wrong_and_what_a_check_finds() {
+    let site = Site::new();
+    let events = |run: Run, code: i32| -> Vec<serde_json::Value> {
+        let outcome = run.run();
+        let text = String::from_utf8(outcome.exits(code).stdout.clone()).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let found = events(site.manager("[task.a]\nsource_pth = \"x\"\n", ["--json", "check"]), 2);
+    let unknown = found.iter().find(|event| event["line"] == 2).unwrap();
+    assert_eq!(unknown["event"], "configuration_error");
+    assert!(unknown["error"].as_str().unwrap().contains("did you mean source_path?"), "{unknown}");
+    let config = site.task("t", "target.img", "");
+    let found = events(site.manager(&config, ["--json", "check"]), 0);
+    assert_eq!((&found[0]["source_bytes"], &found[0]["target_exists"]), (&3_000_000.into(), &true.into()));
+    assert_eq!((&found[0]["pending_patch"], &found[0]["in_place"]), (&false.into(), &false.into()));
+}
+
+#[test]
+fn toml_is_toml_whatever_the_file_is_called() {
+    let site = Site::new();
+    site.dir.write("tasks.conf", site.task("t", "target.img", "").as_bytes());
+    assert_eq!(list(&site, "tasks.conf")[0]["task"], "t");
+    let outcome = site.run("tasks.conf", ["config", "convert", "tasks.conf"]).run();
+    assert!(outcome.exits(2).stderr.contains("is a TOML configuration already"), "{outcome}");
+    assert!(outcome.stdout.is_empty());
+    site.run("tasks.conf", ["run", "--jobs", "0"]).run().exits(2);
+}

@@ -57,8 +57,15 @@ pub(crate) fn check(tasks: &[Task], control: &Control) -> Result<Exit> {
         let job = Job::new(control, &reporter, task);
         let result = check_task(task, &job);
         reporter.done();
+        let mut facts = describe(task);
         let (text, problem) = match result {
-            Ok(plan) => (format!("{}: {plan}\n", task.name), None),
+            Ok((plan, found)) => {
+                facts["source_bytes"] = json!(found.source_bytes);
+                facts["target_exists"] = json!(found.target_exists);
+                facts["pending_patch"] = json!(found.is_ready);
+                facts["far_end"] = json!(found.far_end);
+                (format!("{}: {plan}\n", task.name), None)
+            }
             Err(Failure::Cancelled) => return Ok(Exit::Cancelled),
             Err(failure) => {
                 exit = Exit::TaskFailed;
@@ -67,7 +74,6 @@ pub(crate) fn check(tasks: &[Task], control: &Control) -> Result<Exit> {
         };
         match control.reporter.is_json() {
             true => {
-                let mut facts = describe(task);
                 facts["problem"] = json!(problem);
                 control.reporter.event("check", facts);
             }
@@ -77,7 +83,7 @@ pub(crate) fn check(tasks: &[Task], control: &Control) -> Result<Exit> {
     Ok(exit)
 }
 
-fn check_task(task: &Task, job: &Job<'_>) -> Result<String, Failure> {
+fn check_task(task: &Task, job: &Job<'_>) -> Result<(String, end::Found), Failure> {
     let found = end::check(task, job)?;
     let at = |is_far: bool| match &task.remote {
         Some(remote) if is_far => format!(" at {}", remote.label),
@@ -109,10 +115,10 @@ fn check_task(task: &Task, job: &Job<'_>) -> Result<String, Failure> {
     if task.verify != Verify::Off {
         plan += "; then compare again";
     }
-    if let Some(way) = found.far_end {
+    if let Some(way) = &found.far_end {
         plan += &format!(" (with {way})");
     }
-    Ok(plan)
+    Ok((plan, found))
 }
 
 /// `verify`: the ranges that differ.
@@ -179,6 +185,10 @@ pub(crate) fn status(tasks: &[Task], control: &Control) -> Result<Exit> {
         if control.reporter.is_json() {
             let mut facts = describe(task);
             facts["last"] = json!(record);
+            // What was running when its process ended was killed.
+            if record.as_ref().is_some_and(|record| record.outcome == Outcome::Running) && !running {
+                facts["last"]["outcome"] = json!("killed");
+            }
             facts["pending_patch"] = json!(pending);
             facts["pending_snapshot"] = json!(snapshot);
             facts["target_partly_changed"] = json!(left.partly_changed);

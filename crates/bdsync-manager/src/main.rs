@@ -72,7 +72,7 @@ fn start(command_line: CommandLine, reporter: &Reporter) -> Result<Exit> {
                     reporter.print(&text)?;
                     Exit::Success
                 }
-                Err(problems) => wrong(&problems),
+                Err(problems) => wrong(&problems, reporter),
             });
         }
         Some(Command::Bench(options)) if options.remote.is_none() => {
@@ -87,7 +87,7 @@ fn start(command_line: CommandLine, reporter: &Reporter) -> Result<Exit> {
     };
     let configuration = match Configuration::load(command_line.config.as_deref(), &run.set) {
         Ok(configuration) => configuration,
-        Err(problems) => return Ok(wrong(&problems)),
+        Err(problems) => return Ok(wrong(&problems, reporter)),
     };
     for warning in &configuration.warnings {
         tracing::warn!("{warning}");
@@ -128,7 +128,8 @@ fn start(command_line: CommandLine, reporter: &Reporter) -> Result<Exit> {
 }
 
 /// Says what is wrong with a configuration.
-fn wrong(problems: &config::Problems) -> Exit {
+fn wrong(problems: &config::Problems, reporter: &Reporter) -> Exit {
+    problems.report(reporter);
     tracing::error!("{problems}");
     Exit::Configuration
 }

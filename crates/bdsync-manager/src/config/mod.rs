@@ -12,6 +12,7 @@ mod value;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -19,6 +20,7 @@ pub(crate) use convert::convert;
 pub(crate) use task::{LvmSnapshot, Remote, SnapshotKind, Ssh, Task, Way};
 pub(crate) use value::{AgentMode, Verify};
 
+use crate::report::Reporter;
 use ini::Ini;
 use settings::{REMOTE_KEYS, REMOTE_ONLY_KEYS, Refused, Settings, TASK_ONLY_KEYS, similar};
 
@@ -47,6 +49,15 @@ impl Problems {
     fn of_file(path: &Path, text: impl Into<String>) -> Self {
         let problem = Problem { line: 0, place: String::new(), text: text.into() };
         Self { path: path.to_path_buf(), problems: vec![problem] }
+    }
+
+    /// An event for each, for programs that read them.
+    pub(crate) fn report(&self, reporter: &Reporter) {
+        for Problem { line, place, text } in &self.problems {
+            let line = (*line > 0).then_some(line);
+            let facts = json!({ "file": self.path.display().to_string(), "line": line, "place": place, "error": text });
+            reporter.event("configuration_error", facts);
+        }
     }
 }
 
