@@ -210,8 +210,13 @@ pub(crate) fn status(tasks: &[Task], control: &Control) -> Result<Exit> {
                 };
                 let stats = &record.stats;
                 let (changed, scanned) = (binary(stats.changed_bytes), binary(stats.scanned_bytes));
-                let mut text =
-                    format!("{outcome}, {}, {:.1} s, {changed} of {scanned} changed", record.started, record.seconds);
+                let mut text = format!("{outcome}, {}", record.started);
+                if record.outcome != Outcome::Running {
+                    text += &format!(", {:.1} s", record.seconds);
+                }
+                if stats.scanned_bytes > 0 {
+                    text += &format!(", {changed} of {scanned} changed");
+                }
                 if let Some(error) = &record.error {
                     text += &format!("\n    {error}");
                 }

@@ -172,9 +172,14 @@ impl OpenSource {
 
 /// The state file for a patch of this length and SHA-256.
 pub(crate) fn redo_state(task: &Task, patch: (u64, String), device_bytes: u64, target_bytes: u64) -> RedoState {
-    let now = jiff::Timestamp::now().to_string();
+    let now = now();
     let origin = Origin { task: &task.name, source: &task.source, target: &task.target, now: &now };
     RedoState::new(origin, patch, device_bytes, target_bytes)
+}
+
+/// The time in UTC, to the second, as RFC 3339 says it.
+fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// Ranges that differ, as (start, end) in bytes, in order.
@@ -349,7 +354,7 @@ fn run_task(task: &Task, given: Given, control: &Control, options: RunOptions) -
             "An earlier run left a ready patch in the target_patch_dir that the task had then: remove it, or a run with that folder would apply it"
         );
     }
-    let started = (jiff::Timestamp::now().to_string(), Instant::now());
+    let started = (now(), Instant::now());
     let target = task.target.display().to_string();
     reporter.event(
         "task_started",
