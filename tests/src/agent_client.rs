@@ -98,7 +98,7 @@ impl AgentClient {
             match kind {
                 65 => {
                     let answer: Value = serde_json::from_slice(&payload).expect("JSON");
-                    return match answer.get("error") {
+                    return match answer.get("error").or(answer.get("locked")) {
                         Some(error) => Err(error.as_str().expect("a text").into()),
                         None => Ok(answer["ok"].clone()),
                     };
