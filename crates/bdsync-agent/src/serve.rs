@@ -370,6 +370,13 @@ impl Agent<'_> {
                     facts.kind = if device.kind() == DeviceKind::Block { "block" } else { "file" }.into();
                     facts.size = Some(device.size());
                     facts.busy = guard::busy(path)?;
+                    // What a broken connection has left at work claims its target, too.
+                    if facts.busy.is_some()
+                        && self.held.is_none()
+                        && let Err(error @ TargetError::Locked(_)) = guard::lock_target(path)
+                    {
+                        return Err(restored(error, &[&target]));
+                    }
                 }
             }
         }

@@ -371,10 +371,12 @@ fn in_place(
         keep_for_rollback(task, 0)?;
     }
     let _claim = guard::claim(&task.target)?;
-    job.note(|pending| pending.partly_changed = true);
     let mut target = Device::open(&task.target, Access::ReadWrite)?;
+    let was_partly_changed = job.is_partly_changed();
+    job.note(|pending| pending.partly_changed = true);
     let resize = task.compare.size_policy != SizePolicy::MinSize || target.size() == 0;
-    if target.size() != size && resize {
+    let is_resized = target.size() != size && resize;
+    if is_resized {
         target.resize(size)?;
     }
     let target = Arc::new(target);
@@ -396,7 +398,7 @@ fn in_place(
     });
     let compared = compared.map_err(|failure| match written {
         0 => {
-            job.note(|pending| pending.partly_changed = false);
+            job.note(|pending| pending.partly_changed = was_partly_changed || is_resized);
             failure
         }
         _ => failure.during(&format!("{} is PARTLY CHANGED ({written} bytes, in place)", task.target.display())),

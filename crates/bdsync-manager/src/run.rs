@@ -130,6 +130,11 @@ impl<'a> Job<'a> {
         }
     }
 
+    /// Whether a run in place has left the target partly changed, as far as is known.
+    pub(crate) fn is_partly_changed(&self) -> bool {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).partly_changed
+    }
+
     /// For the engine.
     pub(crate) fn context(&self) -> Context<'_> {
         Context { observer: self.reporter, cancellation: &self.control.cancellation }

@@ -243,12 +243,13 @@ impl Client<'_, '_> {
                 }
                 (left, next) = (left - part, next + part);
             }
-            // Runs that go on are one: an agent does not decide how much is remembered.
+            // Runs of zeros that go on are one: they do not count below, and an agent must not
+            // decide how much is remembered.
             match (self.remote.back_mut(), spans) {
                 (
                     Some(Spans::Repeated { first: begin, count: before, digest }),
                     Spans::Repeated { digest: next, .. },
-                ) if *begin + *before == first && *digest == next => {
+                ) if *begin + *before == first && *digest == next && next == self.hashers.zero_span => {
                     *before += count;
                 }
                 (_, spans) => self.remote.push_back(spans),

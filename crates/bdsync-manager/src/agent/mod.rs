@@ -353,7 +353,9 @@ impl<'a> AgentSession<'a> {
                 }
             }
         }
-        self.job.note(|pending| pending.partly_changed = false);
+        if !self.about.append_only_patches {
+            self.job.note(|pending| pending.partly_changed = false);
+        }
         if self.task.verify != Verify::Off && !self.about.append_only_patches {
             self.job.reporter.phase(Phase::Verify, source.size());
             let parts = (self.task.verify == Verify::Sample).then_some(SAMPLE);
@@ -636,9 +638,9 @@ impl<'a> AgentSession<'a> {
         let shape = self.shape(size)?;
         let mut request = Compare::new(&self.target(), &shape);
         request.flush_cache = self.task.compare.flush_cache;
-        self.job.note(|pending| pending.partly_changed = true);
         request.patch = Some(PatchGoes::Applied { in_place: policy.into() });
-        self.begin(request, target_bytes).map_err(partly)?;
+        self.begin(request, target_bytes)?;
+        self.job.note(|pending| pending.partly_changed = true);
         let mut upload = self.upload(source.device()?, size, false, None)?;
         let (patch, _) = self.send(source.device()?, &shape, &mut upload).map_err(|failure| {
             self.abandon();

@@ -23,7 +23,7 @@ use crate::remote::{Connection, End, Session, quote, quote_path};
 use crate::report::Phase;
 use crate::run::{Job, OpenSource, Ranges};
 use crate::state::TaskStats;
-use scripts::{APPLY, AT, COMMIT, GUARD, HOLD, MARK, SURVEY, SYNC, heartbeat, progress};
+use scripts::{APPLY, AT, COMMIT, DROP, GUARD, HOLD, MARK, SURVEY, SYNC, heartbeat, progress};
 use source::FarSource;
 
 /// A task's far end.
@@ -81,6 +81,9 @@ impl<'a> Far<'a> {
         // One that was just made, or by a run that was killed right after that.
         let is_new = self.task.create_target && survey.kind == "file" && survey.size == Some(0);
         let policy = if is_new { SizePolicy::Resize } else { self.task.compare.size_policy };
+        if policy == SizePolicy::MinSize {
+            self.check_size(&survey, source.size())?;
+        }
         match &self.task.patch_folder {
             Some(folder) if !self.task.in_place => self.two_phases(source, folder, policy, &survey, &mut stats)?,
             _ => {
@@ -88,8 +91,7 @@ impl<'a> Far<'a> {
                 self.in_place(source, policy, &mut stats)?;
                 if survey.ready {
                     // One that could not be applied must not be some other day.
-                    let remove = "rm -f -- \"$k.ready\" && rm -f -- \"$k.state\" && make_durable \"$d\"";
-                    let removed = self.connection.run(&(self.names() + SYNC + remove));
+                    let removed = self.connection.run(&(self.names() + SYNC + DROP));
                     removed.map_err(|failure| failure.during("the target is up to date"))?;
                     self.job.note(|pending| pending.patch = false);
                 }
@@ -432,7 +434,7 @@ impl<'a> Far<'a> {
             self.remove_partial();
             if survey.ready {
                 // Source and target are equal: nothing is left for it to do.
-                self.connection.run(&(self.names() + "rm -f -- \"$k.ready\" \"$k.state\""))?;
+                self.connection.run(&(self.names() + SYNC + DROP))?;
                 self.job.note(|pending| pending.patch = false);
             }
             stats.generate_seconds = started.elapsed().as_secs_f64();

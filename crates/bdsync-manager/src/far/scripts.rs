@@ -146,6 +146,9 @@ mv -f -- "$k.partial" "$k.ready"
 make_durable "$d"
 "#;
 
+/// Removes a ready patch for good.
+pub(super) const DROP: &str = r#"rm -f -- "$k.ready" && rm -f -- "$k.state" && make_durable "$d""#;
+
 /// Applies a ready patch with what `patch` is, and removes it; `earlier` (`true` or `false`):
 /// that of an earlier run. [`progress`] tells how much of it
 /// is applied.
