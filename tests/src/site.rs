@@ -95,7 +95,16 @@ impl Site {
     /// When it cannot be started.
     pub fn start(&self, config: &str) -> Child {
         self.dir.write("manager.toml", config.as_bytes());
-        Command::new(manager())
+        let mut command = Command::new(manager());
+        // Whoever runs the tests in the background of a shell has it ignored, and so would the manager.
+        // SAFETY: between fork and exec, a signal's disposition may be set.
+        unsafe {
+            std::os::unix::process::CommandExt::pre_exec(&mut command, || {
+                libc::signal(libc::SIGINT, libc::SIG_DFL);
+                Ok(())
+            });
+        }
+        command
             .current_dir(self.dir.folder())
             .args(["--config", "manager.toml", "--state-dir", "state", "--log-level", "debug"])
             .stdin(Stdio::null())

@@ -344,7 +344,6 @@ fn a_second_run_says_who_holds_the_target() {
 #[test]
 fn a_signal_ends_a_run_cleanly_and_soon() {
     for far in [false, true] {
-        let mut shortest = Duration::MAX;
         for signal in [libc::SIGINT, libc::SIGTERM] {
             let site = Site::new();
             let far = if far { site.far("sh -c") } else { String::new() };
@@ -355,15 +354,13 @@ fn a_signal_ends_a_run_cleanly_and_soon() {
             unsafe { libc::kill(child.id() as i32, signal) };
             let begin = Instant::now();
             let status = child.wait().unwrap();
-            shortest = shortest.min(begin.elapsed());
+            assert!(begin.elapsed() < Duration::from_secs(10), "it took {:?}", begin.elapsed());
             assert_eq!((status.code(), status.signal()), (Some(4), None));
             assert!(site.dir.read("target.img") == before);
             assert_eq!(site.run("manager.toml", ["status"]).run().code, Some(0));
             let status = String::from_utf8(site.run("manager.toml", ["status"]).run().stdout).unwrap();
             assert!(status.contains("t: cancelled"), "{status}");
         }
-        // A machine whose disk has to give the program back first may take longer once, but not twice.
-        assert!(shortest < Duration::from_secs(5), "it took {shortest:?}");
     }
 }
 
