@@ -74,6 +74,11 @@ pub(crate) fn far_source_size(task: &Task, far: &str, kind: &str, size: Option<u
     }
 }
 
+/// A device at the far end has another size than when it was asked for.
+pub(crate) fn size_changed(path: &str, far: &str, before: u64, now: u64) -> Failure {
+    Failure::new(format!("the size of {path} at {far} has changed from {before} to {now} bytes during the run"))
+}
+
 /// The source itself.
 fn local_source(task: &Task) -> Result<OpenSource, Failure> {
     OpenSource::open(&task.source)

@@ -68,19 +68,22 @@ pub fn check_place(target: &Path) -> Result<(), TargetError> {
 ///
 /// When it cannot be looked at.
 pub fn busy(target: &Path) -> Result<Option<String>, TargetError> {
+    Ok(take(target)?.err())
+}
+
+/// A claim to a target; or what else uses it, in words that follow its name.
+fn take(target: &Path) -> Result<Result<Claim, String>, TargetError> {
     let failed =
         |error: std::io::Error| TargetError::refused(format!("cannot look at {}: {}", target.display(), plain(&error)));
     let metadata = fs::metadata(target).map_err(failed)?;
     if !metadata.is_file() && !metadata.file_type().is_block_device() {
-        return Ok(Some("is neither a file nor a block device".into()));
+        return Ok(Err("is neither a file nor a block device".into()));
     }
-    if let Some(why) = usage(&metadata) {
-        return Ok(Some(why));
-    }
-    match metadata.file_type().is_block_device() {
-        true => Ok(exclusive(target).err()),
-        false => Ok(None),
-    }
+    Ok(match usage(&metadata) {
+        Some(why) => Err(why),
+        None if metadata.is_file() => Ok(Claim { _file: None }),
+        None => exclusive(target).map(|file| Claim { _file: file }),
+    })
 }
 
 /// Opens a block device so that nobody else can mount it or hold it in this way; or says who
@@ -100,7 +103,9 @@ fn exclusive(target: &Path) -> Result<Option<File>, String> {
 /// A target that is about to be written: as long as this lives, a block device can neither be
 /// mounted nor used by another that claims it, too.
 #[derive(Debug)]
-pub struct Claim(#[allow(dead_code)] Option<File>);
+pub struct Claim {
+    _file: Option<File>,
+}
 
 /// Claims a target.
 ///
@@ -108,13 +113,8 @@ pub struct Claim(#[allow(dead_code)] Option<File>);
 ///
 /// Something else uses it, or it cannot be looked at.
 pub fn claim(target: &Path) -> Result<Claim, TargetError> {
-    let refuse =
-        |why: String| TargetError::refused(format!("the target {} {why}; it was not changed", target.display()));
-    if let Some(why) = busy(target)? {
-        return Err(refuse(why));
-    }
-    let is_block = fs::metadata(target).is_ok_and(|metadata| metadata.file_type().is_block_device());
-    if is_block { exclusive(target).map(Claim).map_err(refuse) } else { Ok(Claim(None)) }
+    take(target)?
+        .map_err(|why| TargetError::refused(format!("the target {} {why}; it was not changed", target.display())))
 }
 
 /// By device number, or by what a file is on its file system; also through a loop device.

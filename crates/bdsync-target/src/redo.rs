@@ -236,10 +236,14 @@ impl Redo {
         TargetError::refused(format!("cannot {what} {}: {}; the target was not changed", path.display(), plain(error)))
     }
 
+    /// The same where the target may be changed already.
+    fn failed_later(what: &str, path: &Path, error: &io::Error) -> TargetError {
+        TargetError::refused(format!("cannot {what} {}: {}", path.display(), plain(error)))
+    }
+
     /// Makes what was renamed and removed durable.
-    fn sync_folder(&self) -> Result<(), TargetError> {
-        let synced = File::open(&self.folder).and_then(|folder| folder.sync_all());
-        synced.map_err(|error| self.failed("sync", &self.folder, &error))
+    fn sync_folder(&self) -> io::Result<()> {
+        File::open(&self.folder).and_then(|folder| folder.sync_all())
     }
 
     /// Removes what is not worth anything.
@@ -259,10 +263,10 @@ impl Redo {
     ///
     /// When it cannot be removed.
     pub fn drop_ready(&self) -> Result<(), TargetError> {
-        fs::remove_file(&self.ready).map_err(|error| self.failed("remove", &self.ready, &error))?;
+        fs::remove_file(&self.ready).map_err(|error| Self::failed_later("remove", &self.ready, &error))?;
         // Worth nothing without the patch.
         let _ = fs::remove_file(&self.state);
-        self.sync_folder()
+        self.sync_folder().map_err(|error| Self::failed_later("sync", &self.folder, &error))
     }
 
     /// Refuses to begin where a patch as long as the last one would not fit.
@@ -382,7 +386,7 @@ impl Redo {
         file.write_all(line.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
         fs::rename(&self.new_state, &self.state).map_err(failed)?;
         fs::rename(&self.partial, &self.ready).map_err(|error| self.failed("rename", &self.partial, &error))?;
-        self.sync_folder()
+        self.sync_folder().map_err(|error| self.failed("sync", &self.folder, &error))
     }
 
     /// Applies the ready patch, which has this state, to `target` and removes it. `None`: there
@@ -521,9 +525,10 @@ mod tests {
         use bdsync_proto::patch::{PatchHeader, PatchWriter};
         fs::write(target, [7; 5000]).unwrap();
         let redo = Redo::new(folder, target).unwrap();
-        let mut patch = PatchWriter::new(redo.begin().unwrap(), &PatchHeader { size: 5000, device: b"t".to_vec() });
-        patch.as_mut().unwrap().write_data(0, &[1; 10]).unwrap();
-        let (_, stats) = patch.unwrap().finish(None).unwrap();
+        let mut patch =
+            PatchWriter::new(redo.begin().unwrap(), &PatchHeader { size: 5000, device: b"t".to_vec() }).unwrap();
+        patch.write_data(0, &[1; 10]).unwrap();
+        let (_, stats) = patch.finish(None).unwrap();
         let cancellation = bdsync_engine::Cancellation::new();
         let (_, digest) = redo.digest(&redo.partial, u64::MAX, context(&cancellation)).unwrap();
         let origin = Origin { task: "t", source: Path::new("s"), target, now: "" };

@@ -27,7 +27,7 @@ use serde::de::DeserializeOwned;
 use sha2::Digest;
 
 use crate::config::{Task, Verify};
-use crate::end::{SAMPLE, far_source_size};
+use crate::end::{SAMPLE, far_source_size, size_changed};
 use crate::failure::Failure;
 use crate::local::{after_earlier, check_size, final_size, missing, vanished};
 use crate::remote::{Connection, Session};
@@ -423,11 +423,7 @@ impl<'a> AgentSession<'a> {
         self.is_comparing = true;
         if compared.size != bytes {
             self.abandon();
-            let size = compared.size;
-            return Err(Failure::new(format!(
-                "the size of {path} at {} has changed from {bytes} to {size} bytes during the run",
-                self.connection.name()
-            )));
+            return Err(size_changed(&path, self.connection.name(), bytes, compared.size));
         }
         Ok(())
     }

@@ -87,7 +87,6 @@ impl<'a> Far<'a> {
         match &self.task.patch_folder {
             Some(folder) if !self.task.in_place => self.two_phases(source, folder, policy, &survey, &mut stats)?,
             _ => {
-                self.job.note(|pending| pending.partly_changed = true);
                 self.in_place(source, policy, &mut stats)?;
                 if survey.ready {
                     // One that could not be applied must not be some other day.
@@ -490,11 +489,7 @@ impl<'a> Far<'a> {
     /// applied meanwhile, by what that run has left.
     fn apply(&self, state: &RedoState, is_earlier: bool) -> Result<(), Failure> {
         self.job.reporter.phase(Phase::Apply, state.patch_bytes);
-        let policy = match self.task.compare.size_policy {
-            SizePolicy::MinSize if state.target_bytes >= state.device_bytes => SizePolicy::MinSize,
-            _ if state.target_bytes == state.device_bytes => SizePolicy::Strict,
-            _ => SizePolicy::Resize,
-        };
+        let policy = state.size_policy(self.task.compare.size_policy);
         let script = format!(
             "{}earlier={is_earlier}\npatch() {{\n{}\n}}\n{}{SYNC}{GUARD}{APPLY}",
             self.names(),
@@ -537,6 +532,7 @@ impl<'a> Far<'a> {
         let script =
             format!("{}{}{SYNC}{} || exit\nmake_durable \"$t\"", self.names(), heartbeat(), self.patch_command(policy));
         let mut patcher = self.connection.start(&script)?;
+        self.job.note(|pending| pending.partly_changed = true);
         patcher.drain();
         let Some(input) = patcher.stdin.take() else { return Err(Failure::new("the far end has no streams")) };
         let stream = PatchStream::unhashed(input, self.task.bandwidth_limit, &self.job.control.cancellation);

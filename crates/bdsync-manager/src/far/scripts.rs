@@ -150,8 +150,7 @@ make_durable "$d"
 pub(super) const DROP: &str = r#"rm -f -- "$k.ready" && rm -f -- "$k.state" && make_durable "$d""#;
 
 /// Applies a ready patch with what `patch` is, and removes it; `earlier` (`true` or `false`):
-/// that of an earlier run. [`progress`] tells how much of it
-/// is applied.
+/// that of an earlier run. [`progress`] tells how much of it is applied.
 pub(super) const APPLY: &str = r#"
 # A process left over from a broken connection may have done it meanwhile.
 gone() {

@@ -11,6 +11,7 @@ use bdsync_proto::patch::PatchReader;
 use tokio::runtime::Handle;
 
 use super::{Far, as_parts};
+use crate::end::size_changed;
 use crate::failure::Failure;
 use crate::local::{Difference, Source};
 use crate::run::Job;
@@ -85,11 +86,8 @@ impl Source for FarSource<'_> {
             (Ok(stats), Ok(mut taken)) => {
                 end.and_then(|end| end.success())?;
                 if stats.remote_bytes != self.size {
-                    let (source, before, now) = (self.far.task.source.display(), self.size, stats.remote_bytes);
-                    return Err(Failure::new(format!(
-                        "the size of {source} at {} has changed from {before} to {now} bytes during the run",
-                        self.far.connection.name()
-                    )));
+                    let (source, far) = (self.far.task.source.to_string_lossy(), self.far.connection.name());
+                    return Err(size_changed(&source, far, self.size, stats.remote_bytes));
                 }
                 taken.compared_bytes = stats.compared_bytes;
                 Ok(taken)
