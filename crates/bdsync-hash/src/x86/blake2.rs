@@ -3,23 +3,39 @@
 //! The four mixings of half a round are independent of each other, which is
 //! work enough for the processor without a second group of lanes.
 
+use super::avx2::Avx2;
+use super::avx512::Avx512;
 use super::words::{Rounds, Word, Words, block, write_lane};
 use crate::constants::{SHA256_START, SHA512_START};
 use crate::lanes::{Kernel, TAIL, Tails};
 
+/// Gives a macro the words of the message that each round takes.
+macro_rules! with_order {
+    ($macro:ident) => {
+        $macro! {
+            [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15]
+            [14 10 4 8 9 15 13 6 1 12 0 2 11 7 5 3]
+            [11 8 12 0 5 2 15 13 10 14 3 6 7 1 9 4]
+            [7 9 3 1 13 12 11 14 2 6 5 10 4 0 15 8]
+            [9 0 5 7 2 4 10 15 14 1 11 12 6 8 3 13]
+            [2 12 6 10 0 11 8 3 4 13 7 5 15 14 1 9]
+            [12 5 1 15 14 13 4 10 0 7 6 3 9 2 8 11]
+            [13 11 7 14 12 1 3 9 5 0 15 4 8 6 2 10]
+            [6 15 14 9 11 3 0 8 12 2 13 7 1 4 10 5]
+            [10 2 8 4 7 6 1 5 15 11 9 14 3 12 13 0]
+        }
+    };
+}
+pub(super) use with_order;
+
+macro_rules! table {
+    ($([$($word:literal)*])*) => {
+        [$([$($word),*]),*]
+    };
+}
+
 /// Which words of the message each round takes.
-const ORDER: [[usize; 16]; 10] = [
-    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
-    [14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3],
-    [11, 8, 12, 0, 5, 2, 15, 13, 10, 14, 3, 6, 7, 1, 9, 4],
-    [7, 9, 3, 1, 13, 12, 11, 14, 2, 6, 5, 10, 4, 0, 15, 8],
-    [9, 0, 5, 7, 2, 4, 10, 15, 14, 1, 11, 12, 6, 8, 3, 13],
-    [2, 12, 6, 10, 0, 11, 8, 3, 4, 13, 7, 5, 15, 14, 1, 9],
-    [12, 5, 1, 15, 14, 13, 4, 10, 0, 7, 6, 3, 9, 2, 8, 11],
-    [13, 11, 7, 14, 12, 1, 3, 9, 5, 0, 15, 4, 8, 6, 2, 10],
-    [6, 15, 14, 9, 11, 3, 0, 8, 12, 2, 13, 7, 1, 4, 10, 5],
-    [10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0],
-];
+const ORDER: [[usize; 16]; 10] = with_order!(table);
 
 /// What the two have of their own; BLAKE2b works on 64-bit words.
 pub(super) trait Variant: Word {
@@ -107,7 +123,71 @@ pub(super) struct State<W, const LANES: usize> {
     last: bool,
 }
 
-impl<W: Variant, S: Words<W, LANES>, const LANES: usize> Kernel<LANES> for Blake2<W, S> {
+/// Registers that BLAKE2 can be computed in.
+pub(super) trait Mixing<W: Variant, const LANES: usize>: Words<W, LANES> {
+    /// A block of each lane.
+    type Message;
+
+    /// Reads the first block.
+    ///
+    /// # Safety
+    ///
+    /// Each pointer is valid for reads of a block.
+    unsafe fn first(self, lanes: &[*const u8; LANES]) -> Self::Message;
+
+    /// Mixes the message into what a compression works with, in all rounds, and
+    /// replaces it by the block that begins at `next`, if there is one. Always
+    /// inlined.
+    ///
+    /// # Safety
+    ///
+    /// `next` bytes behind each pointer there is another block.
+    unsafe fn mix(
+        self,
+        v: [Self::V; 16],
+        message: &mut Self::Message,
+        lanes: &[*const u8; LANES],
+        next: Option<usize>,
+    ) -> [Self::V; 16];
+}
+
+/// Registers for which the compiler arranges the rounds.
+macro_rules! arranged {
+    ($($words:ty: $word:ty, $lanes:literal;)*) => {$(
+        impl Mixing<$word, $lanes> for $words {
+            type Message = [Self::V; 16];
+
+            #[inline(always)]
+            unsafe fn first(self, lanes: &[*const u8; $lanes]) -> Self::Message {
+                // SAFETY: the caller's promise.
+                unsafe { self.read(lanes, 0) }
+            }
+
+            #[inline(always)]
+            unsafe fn mix(
+                self,
+                v: [Self::V; 16],
+                message: &mut Self::Message,
+                lanes: &[*const u8; $lanes],
+                next: Option<usize>,
+            ) -> [Self::V; 16] {
+                let mixed = mix::<$word, _, $lanes>(self, v, message);
+                if let Some(next) = next {
+                    // SAFETY: the caller's promise.
+                    *message = unsafe { self.read(lanes, next) };
+                }
+                mixed
+            }
+        }
+    )*};
+}
+arranged! {
+    Avx2: u64, 4;
+    Avx2: u32, 8;
+    Avx512: u32, 16;
+}
+
+impl<W: Variant, S: Mixing<W, LANES>, const LANES: usize> Kernel<LANES> for Blake2<W, S> {
     type State = State<W, LANES>;
 
     const LAST_BLOCK_WAITS: bool = true;
@@ -146,7 +226,7 @@ impl<W: Variant, S: Words<W, LANES>, const LANES: usize> Kernel<LANES> for Blake
     }
 }
 
-impl<W: Variant, S: Words<W, LANES>, const LANES: usize> Rounds<LANES> for Blake2<W, S> {
+impl<W: Variant, S: Mixing<W, LANES>, const LANES: usize> Rounds<LANES> for Blake2<W, S> {
     type State = State<W, LANES>;
 
     #[inline(always)]
@@ -155,84 +235,100 @@ impl<W: Variant, S: Words<W, LANES>, const LANES: usize> Rounds<LANES> for Blake
         let mut chain = s.load_all(&state.chain);
         let last = s.all(W::LAST[usize::from(state.last)]);
         let mut counter = state.counted;
-        for index in 0..count {
-            // SAFETY: the caller's promise.
-            let m: [S::V; 16] = unsafe { s.read(lanes, index * block::<W>()) };
+        if count == 0 {
+            return;
+        }
+        // SAFETY: the caller's promise.
+        let mut message = unsafe { s.first(lanes) };
+        for index in 1..=count {
             counter = counter.wrapping_add(block::<W>() as u64);
-            let [mut v0, mut v1, mut v2, mut v3, mut v4, mut v5, mut v6, mut v7] = chain;
-            let [mut v8, mut v9, mut v10, mut v11, mut v12, mut v13, mut v14, mut v15] = s.all_of(&W::START);
+            let [c0, c1, c2, c3, c4, c5, c6, c7] = chain;
+            let [c8, c9, c10, c11, c12, c13, c14, c15] = s.all_of(&W::START);
             let [low, high] = s.all_of(&W::halves(counter));
-            v12 = s.xor(v12, low);
-            v13 = s.xor(v13, high);
-            v14 = s.xor(v14, last);
-
-            // Half of a mixing, for some columns or diagonals in step.
-            macro_rules! half {
-                ($r:literal, $first:literal, $turns:expr,
-                 $([$i:literal: $a:ident, $b:ident, $c:ident, $d:ident]),*) => {
-                    let [d_turn, b_turn] = $turns;
-                    $($a = s.add($a, m[const { ORDER[$r % 10][$first + 2 * $i] }]);)*
-                    $($a = s.add($a, $b);)*
-                    $($d = s.rotr(s.xor($d, $a), d_turn);)*
-                    $($c = s.add($c, $d);)*
-                    $($b = s.rotr(s.xor($b, $c), b_turn);)*
-                };
-            }
-            macro_rules! mix {
-                ($r:literal, $($quarters:tt),*) => {
-                    half!($r, 0, [W::TURNS[0], W::TURNS[1]], $($quarters),*);
-                    half!($r, 1, [W::TURNS[2], W::TURNS[3]], $($quarters),*);
-                };
-            }
-            macro_rules! mix_four {
-                ($r:literal, $q0:tt, $q1:tt, $q2:tt, $q3:tt) => {
-                    if W::BY_TWO && S::REGISTERS < 32 {
-                        mix!($r, $q0, $q1);
-                        mix!($r, $q2, $q3);
-                    } else {
-                        mix!($r, $q0, $q1, $q2, $q3);
-                    }
-                };
-            }
-            macro_rules! round {
-                ($r:literal) => {
-                    if $r < W::ROUNDS {
-                        mix_four!(
-                            $r,
-                            [0: v0, v4, v8, v12],
-                            [1: v1, v5, v9, v13],
-                            [2: v2, v6, v10, v14],
-                            [3: v3, v7, v11, v15]
-                        );
-                        mix_four!(
-                            $r,
-                            [4: v0, v5, v10, v15],
-                            [5: v1, v6, v11, v12],
-                            [6: v2, v7, v8, v13],
-                            [7: v3, v4, v9, v14]
-                        );
-                    }
-                };
-            }
-            round!(0);
-            round!(1);
-            round!(2);
-            round!(3);
-            round!(4);
-            round!(5);
-            round!(6);
-            round!(7);
-            round!(8);
-            round!(9);
-            round!(10);
-            round!(11);
-
-            let halves = [(v0, v8), (v1, v9), (v2, v10), (v3, v11), (v4, v12), (v5, v13), (v6, v14), (v7, v15)];
-            for (word, (low, high)) in chain.iter_mut().zip(halves) {
-                *word = s.xor3(*word, low, high);
+            let v = [
+                c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11,
+                s.xor(c12, low), s.xor(c13, high), s.xor(c14, last), c15,
+            ];
+            let next = (index < count).then_some(index * block::<W>());
+            // SAFETY: the caller's promise.
+            let v = unsafe { s.mix(v, &mut message, lanes, next) };
+            for (i, word) in chain.iter_mut().enumerate() {
+                *word = s.xor3(*word, v[i], v[i + 8]);
             }
         }
         s.store_all(&mut state.chain, chain);
         state.counted = counter;
     }
+}
+
+/// [`Mixing::mix`], as the compiler arranges it.
+#[inline(always)]
+fn mix<W: Variant, S: Words<W, LANES>, const LANES: usize>(s: S, v: [S::V; 16], m: &[S::V; 16]) -> [S::V; 16] {
+    let [
+        mut v0, mut v1, mut v2, mut v3, mut v4, mut v5, mut v6, mut v7,
+        mut v8, mut v9, mut v10, mut v11, mut v12, mut v13, mut v14, mut v15,
+    ] = v;
+
+    // Half of a mixing, for some columns or diagonals in step.
+    macro_rules! half {
+        ($r:literal, $first:literal, $turns:expr,
+         $([$i:literal: $a:ident, $b:ident, $c:ident, $d:ident]),*) => {
+            let [d_turn, b_turn] = $turns;
+            $($a = s.add($a, m[const { ORDER[$r % 10][$first + 2 * $i] }]);)*
+            $($a = s.add($a, $b);)*
+            $($d = s.rotr(s.xor($d, $a), d_turn);)*
+            $($c = s.add($c, $d);)*
+            $($b = s.rotr(s.xor($b, $c), b_turn);)*
+        };
+    }
+    macro_rules! mix {
+        ($r:literal, $($quarters:tt),*) => {
+            half!($r, 0, [W::TURNS[0], W::TURNS[1]], $($quarters),*);
+            half!($r, 1, [W::TURNS[2], W::TURNS[3]], $($quarters),*);
+        };
+    }
+    macro_rules! mix_four {
+        ($r:literal, $q0:tt, $q1:tt, $q2:tt, $q3:tt) => {
+            if W::BY_TWO && S::REGISTERS < 32 {
+                mix!($r, $q0, $q1);
+                mix!($r, $q2, $q3);
+            } else {
+                mix!($r, $q0, $q1, $q2, $q3);
+            }
+        };
+    }
+    macro_rules! round {
+        ($r:literal) => {
+            if $r < W::ROUNDS {
+                mix_four!(
+                    $r,
+                    [0: v0, v4, v8, v12],
+                    [1: v1, v5, v9, v13],
+                    [2: v2, v6, v10, v14],
+                    [3: v3, v7, v11, v15]
+                );
+                mix_four!(
+                    $r,
+                    [4: v0, v5, v10, v15],
+                    [5: v1, v6, v11, v12],
+                    [6: v2, v7, v8, v13],
+                    [7: v3, v4, v9, v14]
+                );
+            }
+        };
+    }
+    round!(0);
+    round!(1);
+    round!(2);
+    round!(3);
+    round!(4);
+    round!(5);
+    round!(6);
+    round!(7);
+    round!(8);
+    round!(9);
+    round!(10);
+    round!(11);
+
+    [v0, v1, v2, v3, v4, v5, v6, v7, v8, v9, v10, v11, v12, v13, v14, v15]
 }

@@ -4,6 +4,7 @@ mod avx2;
 mod avx512;
 mod beside;
 mod blake2;
+mod blake2b_avx512;
 mod chained;
 mod keccak;
 mod md5;
@@ -50,7 +51,7 @@ pub(crate) fn engine(implementation: Implementation, algorithm: Algorithm, salt:
 /// The engine of an algorithm for registers that do all of them. MD5 and SHA-512
 /// may have more lanes than the registers' own.
 macro_rules! wide {
-    ($algorithm:ident, $salt:ident, $words:expr, md5: $md5:expr, sha512: $sha512:expr, sha1: $sha1:expr) => {{
+    ($algorithm:ident, $salt:ident, $words:expr, md5: $md5:expr, sha512: $sha512:expr, blake2b: $blake2b:expr, sha1: $sha1:expr) => {{
         let (words, size) = ($words, $algorithm.digest_size());
         let sha256 = |start| lanes::engine(InRegisters(Sha2(start), words), size, $salt);
         let sha512 = |start| lanes::engine(InRegisters(Sha2(start), $sha512), size, $salt);
@@ -68,7 +69,7 @@ macro_rules! wide {
             }
             Algorithm::Shake128 => lanes::engine(Keccak::shake(words, 16), size, $salt),
             Algorithm::Shake256 => lanes::engine(Keccak::shake(words, 32), size, $salt),
-            Algorithm::Blake2b512 => lanes::engine(Blake2::b512(words), size, $salt),
+            Algorithm::Blake2b512 => lanes::engine(Blake2::b512($blake2b), size, $salt),
             Algorithm::Blake2s256 => lanes::engine(Blake2::s256(words), size, $salt),
             Algorithm::Ripemd160 => lanes::engine(InRegisters(Ripemd160, words), size, $salt),
             Algorithm::Sm3 => lanes::engine(InRegisters(Sm3, words), size, $salt),
@@ -82,7 +83,7 @@ macro_rules! wide {
 }
 
 fn avx512(words: Avx512, algorithm: Algorithm, salt: &[u8]) -> Box<dyn Engine> {
-    wide!(algorithm, salt, words, md5: words, sha512: words, sha1: avx512(words, Algorithm::Sha1, salt))
+    wide!(algorithm, salt, words, md5: words, sha512: words, blake2b: Beside(words, words), sha1: avx512(words, Algorithm::Sha1, salt))
 }
 
 fn avx2(words: Avx2, algorithm: Algorithm, salt: &[u8]) -> Box<dyn Engine> {
@@ -93,6 +94,7 @@ fn avx2(words: Avx2, algorithm: Algorithm, salt: &[u8]) -> Box<dyn Engine> {
         words,
         md5: Beside(words, words),
         sha512: Beside(words, Scalar),
+        blake2b: words,
         sha1: sha1().unwrap_or_else(|| avx2(words, Algorithm::Sha1, salt))
     )
 }
