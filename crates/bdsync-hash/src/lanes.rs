@@ -5,6 +5,7 @@
 //! head of the data, and the tail with the padding. Everything between is read
 //! where it is. Since all lanes have one length, one fill level serves them all.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use crate::engine::{Engine, Stream};
@@ -14,10 +15,27 @@ use crate::engine::{Engine, Stream};
 pub(crate) const TAIL: usize = 2 * 168;
 
 /// The last bytes of a lane, with room for padding.
-pub(crate) type Tail = [u8; TAIL];
+type Tail = [MaybeUninit<u8>; TAIL];
 
-/// The last bytes of each lane.
-pub(crate) type Tails<const LANES: usize> = [Tail; LANES];
+/// The last bytes of each lane. What was not put there is not initialised: filling
+/// them for each group of blocks would take time that is seen.
+pub(crate) struct Tails<const LANES: usize>([Tail; LANES]);
+
+impl<const LANES: usize> Tails<LANES> {
+    fn new() -> Self {
+        Tails([[MaybeUninit::uninit(); TAIL]; LANES])
+    }
+
+    /// Fills a part of each tail with one byte.
+    pub(crate) fn fill(&mut self, part: Range<usize>, byte: u8) {
+        fill(&mut self.0, part, byte);
+    }
+
+    /// Where each tail begins.
+    pub(crate) fn lanes(&self) -> [*const u8; LANES] {
+        self.0.each_ref().map(|tail| tail.as_ptr().cast())
+    }
+}
 
 /// A digest's compression function for several lanes.
 ///
@@ -48,7 +66,8 @@ pub(crate) trait Kernel<const LANES: usize>: Copy + Send + Sync + 'static {
     unsafe fn compress(&self, state: &mut Self::State, lanes: &[*const u8; LANES], count: usize);
 
     /// Pads and compresses the last bytes. `filled` bytes of each tail are
-    /// data, at most a block, and `total` bytes were taken in with them.
+    /// data, at most a block, and `total` bytes were taken in with them. The rest
+    /// is not initialised.
     fn finish(&self, state: &mut Self::State, tails: &mut Tails<LANES>, filled: usize, total: u64);
 
     /// Writes the digest of a lane, cut to the length of `out`.
@@ -62,7 +81,7 @@ pub(crate) fn engine<K: Kernel<LANES>, const LANES: usize>(
     salt: &[u8],
 ) -> Box<dyn Engine> {
     let mut salted =
-        Running { kernel, digest_size, state: kernel.start(), tails: [[0; TAIL]; LANES], filled: 0, total: 0 };
+        Running { kernel, digest_size, state: kernel.start(), tails: Tails::new(), filled: 0, total: 0 };
     salted.take_in(&[salt; LANES]);
     Box::new(SideBySide { salted })
 }
@@ -92,7 +111,6 @@ impl<K: Kernel<LANES>, const LANES: usize> Engine for SideBySide<K, LANES> {
 }
 
 /// Lanes on their way through the data.
-#[derive(Clone)]
 struct Running<K: Kernel<LANES>, const LANES: usize> {
     kernel: K,
     digest_size: usize,
@@ -103,6 +121,23 @@ struct Running<K: Kernel<LANES>, const LANES: usize> {
     filled: usize,
     /// Bytes taken in by each lane.
     total: u64,
+}
+
+impl<K: Kernel<LANES>, const LANES: usize> Clone for Running<K, LANES> {
+    fn clone(&self) -> Self {
+        let mut tails = Tails::new();
+        for (tail, kept) in tails.0.iter_mut().zip(&self.tails.0) {
+            tail[..self.filled].copy_from_slice(&kept[..self.filled]);
+        }
+        Running {
+            kernel: self.kernel,
+            digest_size: self.digest_size,
+            state: self.state.clone(),
+            tails,
+            filled: self.filled,
+            total: self.total,
+        }
+    }
 }
 
 impl<K: Kernel<LANES>, const LANES: usize> Stream for Running<K, LANES> {
@@ -131,9 +166,8 @@ impl<K: Kernel<LANES>, const LANES: usize> Running<K, LANES> {
             if self.filled < block || length - start < kept_back {
                 return;
             }
-            let lanes = self.tails.each_ref().map(|tail| tail.as_ptr());
-            // SAFETY: a tail is longer than a block.
-            unsafe { self.kernel.compress(&mut self.state, &lanes, 1) };
+            // SAFETY: a tail is longer than a block, and that is what it is filled with.
+            unsafe { self.kernel.compress(&mut self.state, &self.tails.lanes(), 1) };
             self.filled = 0;
         }
 
@@ -149,7 +183,7 @@ impl<K: Kernel<LANES>, const LANES: usize> Running<K, LANES> {
 
     /// Copies a part of each piece behind what is already kept.
     fn keep(&mut self, pieces: &[&[u8]; LANES], start: usize, end: usize) {
-        copy_parts(&mut self.tails, self.filled, pieces, start..end);
+        copy_parts(&mut self.tails.0, self.filled, pieces, start..end);
         self.filled += end - start;
     }
 
@@ -166,7 +200,7 @@ impl<K: Kernel<LANES>, const LANES: usize> Running<K, LANES> {
 #[inline(never)]
 fn copy_parts(tails: &mut [Tail], filled: usize, pieces: &[&[u8]], part: Range<usize>) {
     for (tail, piece) in tails.iter_mut().zip(pieces) {
-        tail[filled..filled + part.len()].copy_from_slice(&piece[part.clone()]);
+        tail[filled..filled + part.len()].write_copy_of_slice(&piece[part.clone()]);
     }
 }
 
@@ -188,25 +222,36 @@ pub(crate) fn finish_with_length<K: Kernel<LANES>, const LANES: usize>(
 ) {
     let count = (filled + 1 + bits.len()).div_ceil(kernel.block_size());
     let end = count * kernel.block_size();
-    pad(tails, filled..end, bits);
-    let lanes = tails.each_ref().map(|tail| tail.as_ptr());
-    // SAFETY: the tails have room for `count` blocks.
-    unsafe { kernel.compress(state, &lanes, count) };
+    pad(&mut tails.0, filled..end, bits);
+    // SAFETY: the tails have room for `count` blocks, which they are filled with.
+    unsafe { kernel.compress(state, &tails.lanes(), count) };
 }
 
 /// One bit, zeros, and `bits` at the end of the range.
 #[inline(never)]
 fn pad(tails: &mut [Tail], Range { start, end }: Range<usize>, bits: &[u8]) {
     for tail in tails {
-        tail[start] = 0x80;
-        tail[start + 1..end - bits.len()].fill(0);
-        tail[end - bits.len()..end].copy_from_slice(bits);
+        tail[start].write(0x80);
+        tail[start + 1..end - bits.len()].fill(MaybeUninit::new(0));
+        tail[end - bits.len()..end].write_copy_of_slice(bits);
+    }
+}
+
+#[inline(never)]
+fn fill(tails: &mut [Tail], part: Range<usize>, byte: u8) {
+    for tail in tails {
+        tail[part.clone()].fill(MaybeUninit::new(byte));
     }
 }
 
 /// Writes the words' bytes, as far as `out` goes.
-pub(crate) fn write_words<W: AsRef<[u8]>>(words: impl Iterator<Item = W>, out: &mut [u8]) {
-    for (word, out) in words.zip(out.chunks_mut(size_of::<W>())) {
-        out.copy_from_slice(&word.as_ref()[..out.len()]);
+pub(crate) fn write_words<W: AsRef<[u8]>>(mut words: impl Iterator<Item = W>, out: &mut [u8]) {
+    let mut whole = out.chunks_exact_mut(size_of::<W>());
+    for (out, word) in whole.by_ref().zip(&mut words) {
+        out.copy_from_slice(word.as_ref());
+    }
+    let rest = whole.into_remainder();
+    if let Some(word) = words.next() {
+        rest.copy_from_slice(&word.as_ref()[..rest.len()]);
     }
 }

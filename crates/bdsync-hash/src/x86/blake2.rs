@@ -210,15 +210,12 @@ impl<W: Variant, S: Mixing<W, LANES>, const LANES: usize> Kernel<LANES> for Blak
 
     fn finish(&self, state: &mut Self::State, tails: &mut Tails<LANES>, filled: usize, total: u64) {
         const { assert!(block::<W>() <= TAIL) };
-        for tail in tails.iter_mut() {
-            tail[filled..block::<W>()].fill(0);
-        }
-        let lanes = tails.each_ref().map(|tail| tail.as_ptr());
+        tails.fill(filled..block::<W>(), 0);
         // The count of the last block is that of its data alone.
         state.counted = total.wrapping_sub(block::<W>() as u64);
         state.last = true;
-        // SAFETY: a tail has room for a block.
-        unsafe { self.compress(state, &lanes, 1) };
+        // SAFETY: a tail has room for a block, which it is filled with.
+        unsafe { self.compress(state, &tails.lanes(), 1) };
     }
 
     fn digest(&self, state: &Self::State, lane: usize, out: &mut [u8]) {

@@ -82,14 +82,12 @@ impl<S: Words<u64, LANES>, const LANES: usize> Kernel<LANES> for Keccak<S> {
 
     fn finish(&self, state: &mut State<LANES>, tails: &mut Tails<LANES>, filled: usize, _total: u64) {
         debug_assert!(self.rate <= TAIL);
-        for tail in tails.iter_mut() {
-            tail[filled..self.rate].fill(0);
-            tail[filled] = self.suffix;
-            tail[self.rate - 1] |= 0x80;
-        }
-        let lanes = tails.each_ref().map(|tail| tail.as_ptr());
-        // SAFETY: a tail has room for a block.
-        unsafe { self.compress(state, &lanes, 1) };
+        let last = self.rate - 1;
+        tails.fill(filled..self.rate, 0);
+        tails.fill(filled..filled + 1, self.suffix);
+        tails.fill(last..self.rate, if filled == last { self.suffix | 0x80 } else { 0x80 });
+        // SAFETY: a tail has room for a block, which it is filled with.
+        unsafe { self.compress(state, &tails.lanes(), 1) };
     }
 
     fn digest(&self, state: &State<LANES>, lane: usize, out: &mut [u8]) {
