@@ -80,8 +80,7 @@ pub(crate) fn engine<K: Kernel<LANES>, const LANES: usize>(
     digest_size: usize,
     salt: &[u8],
 ) -> Box<dyn Engine> {
-    let mut salted =
-        Running { kernel, digest_size, state: kernel.start(), tails: Tails::new(), filled: 0, total: 0 };
+    let mut salted = Running { kernel, digest_size, state: kernel.start(), tails: Tails::new(), filled: 0, total: 0 };
     salted.take_in(&[salt; LANES]);
     Box::new(SideBySide { salted })
 }

@@ -1,16 +1,27 @@
 //! Getting the agent to where it is needed (`docs/security.md`).
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use bdsync_engine::Cancellation;
 use bdsync_engine::apply::hex;
 use sha2::{Digest, Sha256};
 
 use crate::config::{AgentMode, Remote};
 use crate::failure::Failure;
-use crate::remote::{Connection, quote, quote_path};
+use crate::remote::{Connection, Session, quote, quote_path};
 
 /// What the first script prints where its answer begins.
 const MARK: &str = "bdsync-manager agent";
+
+/// What the last line of its answer says: the agent's state.
+const STATE: &str = "agent";
+
+/// That state: it is there, and the right one.
+const THERE: &str = "there";
+
+/// How much may be printed in front of the answer, by login scripts, in bytes.
+const MOST_TALK: usize = 64 << 10;
 
 /// The machine type that this manager was built for, as `uname -m` says it.
 const THIS_MACHINE: &str = std::env::consts::ARCH;
@@ -59,20 +70,55 @@ fn binaries() -> Vec<Binary> {
 
 /// The agent at the other end, as a word for its shell; it is put there if the remote says so.
 pub(crate) fn program(connection: &Connection, remote: &Remote) -> Result<String, Failure> {
-    match remote.agent {
-        AgentMode::Installed => Ok(quote_path(remote.agent_path.as_deref().unwrap_or(Path::new("bdsync-agent")))),
-        _ => deploy(connection, remote),
+    if remote.agent == AgentMode::Installed {
+        return Ok(installed(remote));
     }
+    let binaries = carried()?;
+    let output = connection.run_first(&probe(&binaries, remote), MARK)?;
+    let answer = ProbeAnswer::parse(&output).ok_or_else(|| {
+        Failure::Connection(format!("{} broke off while it was asked for the agent", connection.name()))
+    })?;
+    put(connection, &binaries, &answer)
 }
 
-/// Puts the agent there unless it is there already.
-fn deploy(connection: &Connection, remote: &Remote) -> Result<String, Failure> {
+/// Starts the agent at the other end. Where it is there already, that takes one command,
+/// which the `ssh` program has a connection for each of.
+pub(crate) fn start(connection: &Connection, remote: &Remote, end: &Cancellation) -> Result<Session, Failure> {
+    let serve = |program: &str| connection.start_apart(&format!("exec {program} serve"), end);
+    if remote.agent == AgentMode::Installed {
+        return serve(&installed(remote));
+    }
+    let binaries = carried()?;
+    let mut session = connection.start_apart(&format!("{}{SERVE}", probe(&binaries, remote)), end)?;
+    let Some(answer) = session.stdout.as_mut().and_then(ProbeAnswer::read) else {
+        // If it is connected at all, it wants something else than a script, or says why not.
+        session.wait()?.is_connected()?;
+        return serve(&program(connection, remote)?);
+    };
+    connection.runs_scripts();
+    if answer.state == THERE {
+        return Ok(session);
+    }
+    session.wait()?.success()?;
+    serve(&put(connection, &binaries, &answer)?)
+}
+
+fn installed(remote: &Remote) -> String {
+    quote_path(remote.agent_path.as_deref().unwrap_or(Path::new("bdsync-agent")))
+}
+
+fn carried() -> Result<Vec<Binary>, Failure> {
     let binaries = binaries();
     if binaries.is_empty() {
         return Err(Failure::new(
             "this bdsync-manager carries no agent, and there is no bdsync-agent beside it (agent = \"installed\" or \"stock\" does without)",
         ));
     }
+    Ok(binaries)
+}
+
+/// The script that asks for the agent.
+fn probe(binaries: &[Binary], remote: &Remote) -> String {
     let known: String = binaries
         .iter()
         .map(|binary| format!("{}) n={} h={};;\n", binary.machine, binary.file_name(), binary.sha256))
@@ -81,17 +127,50 @@ fn deploy(connection: &Connection, remote: &Remote) -> Result<String, Failure> {
         Some(path) => quote_path(path),
         None => "${XDG_CACHE_HOME:-$HOME/.cache}/bdsync-manager".into(),
     };
-    let probe = format!("echo '{MARK}'\nm=$(uname -m)\nn= h=\ncase $m in\n{known}esac\nd={folder}\n{PROBE}");
-    let output = connection.run_first(&probe, MARK)?;
-    let mut answer = Vec::new();
-    for line in output.lines().skip_while(|line| line.trim_end() != MARK).skip(1) {
-        answer.extend(line.split_once('='));
+    format!("echo '{MARK}'\nm=$(uname -m)\nn= h=\ncase $m in\n{known}esac\nd={folder}\n{PROBE}")
+}
+
+/// What the script answers.
+struct ProbeAnswer {
+    machine: String,
+    folder: String,
+    state: String,
+}
+
+impl ProbeAnswer {
+    fn parse(output: &str) -> Option<Self> {
+        let mut answer = Vec::new();
+        for line in output.lines().skip_while(|line| line.trim_end() != MARK).skip(1) {
+            answer.extend(line.split_once('='));
+        }
+        let value = |key: &str| answer.iter().find(|(known, _)| *known == key).map(|(_, value)| (*value).to_string());
+        Some(Self { machine: value("machine")?, folder: value("folder")?, state: value(STATE)? })
     }
-    let value = |key: &str| answer.iter().find(|(known, _)| *known == key).map(|(_, value)| *value);
-    let (Some(machine), Some(state), Some(folder)) = (value("machine"), value("agent"), value("folder")) else {
-        return Err(Failure::Connection(format!("{} broke off while it was asked for the agent", connection.name())));
-    };
-    let Some(binary) = binaries.iter().find(|binary| binary.machine == machine) else {
+
+    /// Reads it from a command that goes on: byte by byte, for what follows it is not ours.
+    fn read(input: &mut impl Read) -> Option<Self> {
+        let mut output = Vec::new();
+        let mut byte = [0];
+        while output.len() < MOST_TALK {
+            // What is no text does not come from a script; an agent's hello, for example.
+            if input.read(&mut byte).ok()? == 0 || byte == [0] {
+                return None;
+            }
+            output.extend(byte);
+            if byte == *b"\n"
+                && let Some(answer) = Self::parse(&String::from_utf8_lossy(&output))
+            {
+                return Some(answer);
+            }
+        }
+        None
+    }
+}
+
+/// Puts the agent there unless it is there already.
+fn put(connection: &Connection, binaries: &[Binary], answer: &ProbeAnswer) -> Result<String, Failure> {
+    let ProbeAnswer { machine, folder, state } = answer;
+    let Some(binary) = binaries.iter().find(|binary| binary.machine == *machine) else {
         let have: Vec<_> = binaries.iter().map(|binary| binary.machine.as_str()).collect();
         return Err(Failure::new(format!(
             "{} is a machine of type {machine}, and this bdsync-manager has agents for {} only; install one there (agent = \"installed\")",
@@ -100,8 +179,8 @@ fn deploy(connection: &Connection, remote: &Remote) -> Result<String, Failure> {
         )));
     };
     let path = Path::new(folder).join(binary.file_name());
-    match state {
-        "there" => {}
+    match state.as_str() {
+        THERE => {}
         "no-digest" => {
             return Err(Failure::new(format!(
                 "{} has no sha256sum, so what is put there cannot be verified",
@@ -151,12 +230,18 @@ const PROBE: &str = r#"
 echo "machine=$m"
 echo "folder=$d"
 f=$d/$n
-if ! command -v sha256sum > /dev/null 2>&1; then echo agent=no-digest
-elif [ -n "$n" ] && [ -x "$f" ] && x=$(sha256sum < "$f") && [ "${x%% *}" = "$h" ] && "$f" --version > /dev/null 2>&1; then
+if ! command -v sha256sum > /dev/null 2>&1; then a=no-digest
+elif [ -n "$n" ] && [ -x "$f" ] && x=$(sha256sum < "$f") && [ "${x%% *}" = "$h" ] && "$f" --version < /dev/null > /dev/null 2>&1; then
   touch -c -- "$f" 2> /dev/null
-  echo agent=there
-else echo agent=missing
+  a=there
+else a=missing
 fi
+echo "agent=$a"
+"#;
+
+/// Goes on as the agent, if `PROBE` found it.
+const SERVE: &str = r#"
+[ "$a" != there ] || exec "$f" serve
 "#;
 
 /// Takes the agent from standard input. Old ones that nobody used for a month go.

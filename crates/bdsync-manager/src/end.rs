@@ -44,11 +44,7 @@ fn connect<'a>(task: &'a Task, remote: &'a Remote, job: &'a Job<'a>) -> Result<F
     if remote.agent == AgentMode::Stock {
         return Ok(FarEnd::Stock(Box::new(Far::new(task, remote, job, connection))));
     }
-    let started = match deploy::program(&connection, remote) {
-        Ok(program) => AgentSession::start(task, job, connection, &format!("exec {program} serve")),
-        Err(failure) => Err((failure, Box::new(connection))),
-    };
-    match started {
+    match AgentSession::start(task, job, connection) {
         Ok(session) => Ok(FarEnd::Agent(Box::new(session))),
         // A connection that does not work is no better with stock.
         Err((failure @ Failure::Permanent(_), connection)) if remote.agent == AgentMode::Auto => {

@@ -11,6 +11,10 @@ pub(crate) enum Failure {
     /// A connection broke or hangs; trying again may help.
     #[error("{0}")]
     Connection(String),
+    /// There is no connection, and neither trying again nor another program at its other end
+    /// helps.
+    #[error("{0}")]
+    Unreachable(String),
     /// Trying again does not help.
     #[error("{0}")]
     Permanent(String),
@@ -38,6 +42,7 @@ impl Failure {
     pub(crate) fn during(self, what: &str) -> Self {
         match self {
             Self::Connection(text) => Self::Connection(format!("{what}: {text}")),
+            Self::Unreachable(text) => Self::Unreachable(format!("{what}: {text}")),
             Self::Permanent(text) => Self::Permanent(format!("{what}: {text}")),
             Self::TargetLocked(text) => Self::TargetLocked(format!("{what}: {text}")),
             other => other,

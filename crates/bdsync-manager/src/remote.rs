@@ -149,7 +149,7 @@ impl Transport for CommandTransport {
             command.process_group(0);
         }
         let mut child = command.spawn().map_err(|error| {
-            Failure::new(format!("cannot start the connection command {program}: {}", plain(&error)))
+            Failure::Unreachable(format!("cannot start the connection command {program}: {}", plain(&error)))
         })?;
         let streams = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (Some(stdin), Some(stdout), Some(stderr)) = streams else {
@@ -217,6 +217,11 @@ impl Connection {
         const MARK: &str = "bdsync-manager words";
         let is_known = self.style.get().is_some();
         !is_known && self.run_first(&format!("echo '{MARK}'"), MARK).is_ok() && self.style() == Style::Words
+    }
+
+    /// A script that was started ran, in the way that it was started.
+    pub(crate) fn runs_scripts(&self) {
+        let _ = self.style.set(self.style());
     }
 
     pub(crate) fn runtime(&self) -> &Handle {

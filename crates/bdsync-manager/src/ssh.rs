@@ -20,7 +20,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use ssh2::{BlockDirections, Channel, ErrorCode, MethodType, Session};
 use tokio::sync::oneshot;
 
-use crate::config::Ssh;
+use crate::config::{CIPHERS, Ssh};
 use crate::failure::Failure;
 use crate::feed::{Fed, FeedReader, feed};
 use crate::known_hosts::{Found, KnownHosts};
@@ -43,10 +43,6 @@ const PIPE: usize = 1 << 20;
 
 /// What libssh2 says when it has to wait.
 const AGAIN: ErrorCode = ErrorCode::Session(-37);
-
-/// Ciphers in the order in which they are fast on machines of today.
-const CIPHERS: &str =
-    "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes128-ctr,aes192-ctr,aes256-ctr";
 
 /// A machine that is reached with SSH.
 pub(crate) struct SshTransport {

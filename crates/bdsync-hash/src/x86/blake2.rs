@@ -243,8 +243,22 @@ impl<W: Variant, S: Mixing<W, LANES>, const LANES: usize> Rounds<LANES> for Blak
             let [c8, c9, c10, c11, c12, c13, c14, c15] = s.all_of(&W::START);
             let [low, high] = s.all_of(&W::halves(counter));
             let v = [
-                c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11,
-                s.xor(c12, low), s.xor(c13, high), s.xor(c14, last), c15,
+                c0,
+                c1,
+                c2,
+                c3,
+                c4,
+                c5,
+                c6,
+                c7,
+                c8,
+                c9,
+                c10,
+                c11,
+                s.xor(c12, low),
+                s.xor(c13, high),
+                s.xor(c14, last),
+                c15,
             ];
             let next = (index < count).then_some(index * block::<W>());
             // SAFETY: the caller's promise.
@@ -262,8 +276,22 @@ impl<W: Variant, S: Mixing<W, LANES>, const LANES: usize> Rounds<LANES> for Blak
 #[inline(always)]
 fn mix<W: Variant, S: Words<W, LANES>, const LANES: usize>(s: S, v: [S::V; 16], m: &[S::V; 16]) -> [S::V; 16] {
     let [
-        mut v0, mut v1, mut v2, mut v3, mut v4, mut v5, mut v6, mut v7,
-        mut v8, mut v9, mut v10, mut v11, mut v12, mut v13, mut v14, mut v15,
+        mut v0,
+        mut v1,
+        mut v2,
+        mut v3,
+        mut v4,
+        mut v5,
+        mut v6,
+        mut v7,
+        mut v8,
+        mut v9,
+        mut v10,
+        mut v11,
+        mut v12,
+        mut v13,
+        mut v14,
+        mut v15,
     ] = v;
 
     // Half of a mixing, for some columns or diagonals in step.

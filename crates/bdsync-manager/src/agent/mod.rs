@@ -26,7 +26,8 @@ use bdsync_target::stream::PatchStream;
 use serde::de::DeserializeOwned;
 use sha2::Digest;
 
-use crate::config::{Task, Verify};
+use crate::config::{AgentMode, Task, Verify};
+use crate::deploy;
 use crate::end::{SAMPLE, far_source_size, size_changed};
 use crate::failure::Failure;
 use crate::local::{after_earlier, check_size, final_size, missing, vanished};
@@ -81,21 +82,22 @@ pub(crate) struct Resume {
 }
 
 impl<'a> AgentSession<'a> {
-    /// Starts the agent by a command.
+    /// Starts the agent.
     pub(crate) fn start(
         task: &'a Task,
         job: &'a Job<'a>,
         connection: Connection,
-        command: &str,
     ) -> Result<Self, (Failure, Box<Connection>)> {
         let mut kill = Cancellation::new();
-        let mut opened = Self::open(&connection, command, job, &kill);
-        if matches!(opened, Err(Failure::Permanent(_))) && connection.wants_words() {
+        let mut opened = Self::open(&connection, job, &kill);
+        // Where it may have to be put there that is found out before.
+        let is_installed = connection.remote().agent == AgentMode::Installed;
+        if is_installed && matches!(opened, Err(Failure::Permanent(_))) && connection.wants_words() {
             kill.cancel();
             kill = Cancellation::new();
             let first = opened;
             // If it is no better, the first try says more.
-            opened = Self::open(&connection, command, job, &kill).or(first);
+            opened = Self::open(&connection, job, &kill).or(first);
         }
         match opened {
             Ok((link, session)) => {
@@ -125,13 +127,7 @@ impl<'a> AgentSession<'a> {
         std::mem::replace(&mut self.connection, replacement)
     }
 
-    fn open(
-        connection: &Connection,
-        command: &str,
-        job: &Job<'_>,
-        kill: &Cancellation,
-    ) -> Result<(Link, Session), Failure> {
-        let mut session = connection.start_apart(command, kill)?;
+    fn open(connection: &Connection, job: &Job<'_>, kill: &Cancellation) -> Result<(Link, Session), Failure> {
         // A cancelled task has a moment left for the agent to clean up.
         let (cancellation, end) = (job.control.cancellation.clone(), kill.clone());
         connection.runtime().spawn(async move {
@@ -143,6 +139,7 @@ impl<'a> AgentSession<'a> {
                 }
             }
         });
+        let mut session = deploy::start(connection, connection.remote(), kill)?;
         let (Some(mut output), Some(mut input)) = (session.stdin.take(), session.stdout.take()) else {
             return Err(Failure::new("the agent has no streams"));
         };

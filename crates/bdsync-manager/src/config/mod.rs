@@ -3,6 +3,7 @@
 pub(crate) mod args;
 mod convert;
 mod ini;
+mod remote;
 mod resolve;
 mod settings;
 mod sources;
@@ -17,7 +18,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 pub(crate) use convert::convert;
-pub(crate) use task::{LvmSnapshot, Remote, SnapshotKind, Ssh, Task, Way};
+pub(crate) use task::{CIPHERS, LvmSnapshot, Remote, SnapshotKind, Ssh, Task, Way};
 pub(crate) use value::{AgentMode, Verify};
 
 use crate::report::Reporter;

@@ -117,6 +117,8 @@ settings! {
     keepalive: Span,
     /// Compress everything (the agent does it by itself).
     compression: bool,
+    /// The program to connect with, in place of the SSH that is built in.
+    ssh_program: PathBuf,
     /// What is used at the other end.
     agent: AgentChoice,
     /// The installed agent there, or the folder that it is put into.
@@ -204,6 +206,7 @@ pub(crate) const REMOTE_ONLY_KEYS: &[&str] = &[
     "ssh_agent",
     "keepalive",
     "compression",
+    "ssh_program",
 ];
 
 /// What may stand in `[remote.NAME]`.
@@ -217,6 +220,7 @@ pub(crate) const REMOTE_KEYS: &[&str] = &[
     "ssh_agent",
     "keepalive",
     "compression",
+    "ssh_program",
     "agent",
     "agent_path",
     "connection_command",

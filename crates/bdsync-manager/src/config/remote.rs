@@ -1,0 +1,179 @@
+//! Other machines: how a task reaches the one that it names.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::Format;
+use super::resolve::{Resolver, expand};
+use super::task::{CIPHERS, Remote, Ssh, Way};
+use super::value::{AgentChoice, AgentMode, Count, HostKeys, Port, Span};
+
+const DEFAULT_RETRIES: u32 = 3;
+const DEFAULT_RETRY_DELAY: Duration = Duration::from_secs(5);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
+const DEFAULT_KEEPALIVE: Duration = Duration::from_secs(30);
+
+impl Resolver<'_> {
+    /// Puts the named remote's settings under the task's own.
+    pub(super) fn remote_section(&mut self) -> Option<String> {
+        let defaults = &self.file.defaults;
+        let far_target = self.settings.remote.clone().or_else(|| defaults.remote.clone());
+        let far_source = self.settings.source_remote.clone().or_else(|| defaults.source_remote.clone());
+        let wanted = match (far_target, far_source) {
+            (Some(_), Some(_)) => {
+                let text = "source and target cannot both be at another machine; run the manager on one of the two";
+                self.problem("source_remote", text);
+                return None;
+            }
+            (target, source) => target.or(source)?,
+        };
+        match self.file.remotes.iter().find(|remote| remote.name == wanted) {
+            Some(remote) => {
+                self.settings.or(&remote.settings);
+                let by_command = self.settings.connection_command.is_some() || defaults.connection_command.is_some();
+                match (&self.settings.host, by_command) {
+                    (None, false) => {
+                        let text = "host or connection_command is missing, such as host = \"backup.example.org\"";
+                        self.problems.push(remote.problem("remote", "", text));
+                    }
+                    (Some(_), true) => {
+                        let text = "there is a connection_command, too; only one of the two ways may be given";
+                        self.problems.push(remote.problem("remote", "host", text));
+                    }
+                    _ => {}
+                }
+            }
+            None => {
+                let known: Vec<_> = self.file.remotes.iter().map(|remote| remote.name.as_str()).collect();
+                let known =
+                    if known.is_empty() { "there is none".into() } else { format!("there are: {}", known.join(", ")) };
+                let key = if self.settings.source_remote.is_some() { "source_remote" } else { "remote" };
+                self.problem(key, format!("there is no section [remote.{wanted}]; {known}"));
+            }
+        }
+        Some(wanted)
+    }
+
+    pub(super) fn remote(&mut self, section: Option<String>) -> Option<Remote> {
+        let way = match (&self.settings.host, self.settings.connection_command.clone()) {
+            (Some(host), None) => match &self.settings.ssh_program {
+                Some(program) => Way::Command(self.ssh_command(&expand(program), host)),
+                None => Way::Ssh(self.ssh(host.clone())),
+            },
+            (_, Some(command)) => {
+                let words = shlex::split(&command).filter(|words| !words.is_empty());
+                let Some(words) = words else {
+                    let key = if section.is_some() { "remote" } else { "connection_command" };
+                    self.problem(key, "it is no command: empty, or a quote is not closed");
+                    return None;
+                };
+                Way::Command(words)
+            }
+            (None, None) => return None,
+        };
+        let program = self.settings.remote_bdsync_bin.as_deref().map(|path| match self.file.format {
+            Format::Ini => expand(path),
+            Format::Toml => path.to_path_buf(),
+        });
+        if program.is_none() && self.file.format == Format::Ini {
+            self.problem("remote_bdsync_bin", "is required where there is a connection_command");
+        }
+        for (key, span) in [("timeout", &self.settings.timeout), ("keepalive", &self.settings.keepalive)] {
+            if span.as_ref().is_some_and(|Span(span)| span.is_zero()) {
+                self.problems.push(self.named.problem("task", key, "it must be longer than nothing, such as 30s"));
+            }
+        }
+        let settings = &self.settings;
+        let label = section.unwrap_or_else(|| match &way {
+            Way::Command(words) => command_label(words),
+            Way::Ssh(ssh) => ssh.host.clone(),
+        });
+        // Who names a bdsync there wants it used.
+        let usual = if program.is_some() { AgentMode::Stock } else { AgentMode::Auto };
+        Some(Remote {
+            label,
+            way,
+            agent: settings.agent.as_ref().map_or(usual, |AgentChoice(mode)| *mode),
+            agent_path: settings.agent_path.clone(),
+            program: program.unwrap_or_else(|| "bdsync".into()),
+            retries: settings.retries.as_ref().map_or(DEFAULT_RETRIES, |Count(count)| *count),
+            retry_delay: settings.retry_delay.as_ref().map_or(DEFAULT_RETRY_DELAY, |Span(span)| *span),
+            timeout: settings.timeout.as_ref().map_or(DEFAULT_TIMEOUT, |Span(span)| *span),
+        })
+    }
+
+    fn ssh(&self, host: String) -> Ssh {
+        let settings = &self.settings;
+        let home = std::env::home_dir().unwrap_or_else(|| "/root".into()).join(".ssh");
+        let (user, host) = match host.split_once('@') {
+            Some((user, host)) => (Some(user.to_string()), host.to_string()),
+            None => (None, host),
+        };
+        let names = ["USER", "LOGNAME"];
+        let this_user = || names.iter().find_map(|name| std::env::var(name).ok()).unwrap_or_else(|| "root".into());
+        let usual_keys = || ["id_ed25519", "id_ecdsa", "id_rsa"].map(|name| home.join(name)).into_iter();
+        Ssh {
+            host,
+            port: settings.port.as_ref().map_or(22, |Port(port)| *port),
+            user: settings.user.clone().or(user).unwrap_or_else(this_user),
+            identity_files: match &settings.identity_file {
+                Some(path) => vec![expand(path)],
+                None => usual_keys().filter(|path| path.exists()).collect(),
+            },
+            known_hosts: settings.known_hosts.as_deref().map_or_else(|| home.join("known_hosts"), expand),
+            accept_new: settings.host_key_checking.as_ref().is_some_and(|HostKeys(accept)| *accept),
+            ssh_agent: settings.ssh_agent.unwrap_or_else(|| std::env::var_os("SSH_AUTH_SOCK").is_some()),
+            keepalive: settings.keepalive.as_ref().map_or(DEFAULT_KEEPALIVE, |Span(span)| *span),
+            compression: settings.compression.unwrap_or(false),
+        }
+    }
+
+    /// The words of a command that connects by OpenSSH. What is not set is left to its own
+    /// configuration.
+    fn ssh_command(&self, program: &Path, host: &str) -> Vec<String> {
+        let settings = &self.settings;
+        let mut words = vec![program.to_string_lossy().into_owned()];
+        let mut option = |name: &str, value: String| words.extend(["-o".to_string(), format!("{name}={value}")]);
+        // A path may have blanks, which separate several.
+        let file = |path: &Path| format!("\"{}\"", expand(path).display());
+        for (name, value) in [("BatchMode", "yes"), ("ClearAllForwardings", "yes"), ("Ciphers", CIPHERS)] {
+            option(name, value.into());
+        }
+        if let Some(Port(port)) = &settings.port {
+            option("Port", port.to_string());
+        }
+        if let Some(user) = &settings.user {
+            option("User", user.clone());
+        }
+        if let Some(path) = &settings.identity_file {
+            option("IdentityFile", file(path));
+            option("IdentitiesOnly", "yes".into());
+        }
+        if let Some(path) = &settings.known_hosts {
+            option("UserKnownHostsFile", file(path));
+        }
+        if let Some(HostKeys(accept_new)) = &settings.host_key_checking {
+            option("StrictHostKeyChecking", if *accept_new { "accept-new" } else { "yes" }.into());
+        }
+        if settings.ssh_agent == Some(false) {
+            option("IdentityAgent", "none".into());
+        }
+        let keepalive = settings.keepalive.as_ref().map_or(DEFAULT_KEEPALIVE, |Span(span)| *span);
+        option("ServerAliveInterval", keepalive.as_secs().max(1).to_string());
+        if let Some(compression) = settings.compression {
+            option("Compression", if compression { "yes" } else { "no" }.into());
+        }
+        words.extend(["-T", "-a", "-x", "--", host].map(String::from));
+        words
+    }
+}
+
+/// A command's name and its last word; what is between may be secret.
+fn command_label(words: &[String]) -> String {
+    let first = words.first().and_then(|word| Path::new(word).file_name()).unwrap_or_default().to_string_lossy();
+    match words {
+        [] | [_] => first.into_owned(),
+        [_, last] => format!("{first} {last}"),
+        [_, .., last] => format!("{first} ... {last}"),
+    }
+}
