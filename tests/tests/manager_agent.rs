@@ -19,6 +19,8 @@ fn remotes(site: &Site, sshd: Option<&Sshd>) -> Vec<(&'static str, String)> {
     if let Some(sshd) = sshd {
         found.push(("deployed by SSH", sshd.remote("far", &format!("agent = \"deploy\"\n{cache}"))));
         found.push(("installed by SSH", sshd.remote("far", &installed)));
+        let program = format!("ssh_program = \"ssh\"\nagent = \"deploy\"\n{cache}");
+        found.push(("deployed by the ssh program", sshd.remote("far", &program)));
         found.push(("deployed by ssh", command(&sshd.command(), &cache)));
         found.push(("stock by SSH", sshd.remote("far", &ours)));
         if let Some(stock) = stock() {
@@ -249,6 +251,94 @@ fn an_agent_that_cannot_be_put_there_gets_its_own_error() {
     let missing = run(&format!("{by_sh}agent = \"installed\"\nagent_path = \"/nonexistent/agent\"\n"));
     missing.exits(3);
     assert!(missing.stderr.contains("it cannot be run"), "{missing}");
+}
+
+#[test]
+fn an_agent_that_is_there_takes_one_command() {
+    let site = Site::new();
+    // Says so of each, and has something to say first, as login scripts do.
+    let log = site.dir.path_text("commands");
+    let command = site.dir.script("connect", &format!("echo >> {log}\necho Welcome\nexec sh -c \"$1\""));
+    let config = format!(
+        "[remote.far]\nconnection_command = \"{command}\"\nagent = \"deploy\"\nagent_path = \"{}\"\n{}",
+        site.dir.path_text("cache"),
+        task(&site, "remote", "target.img", "")
+    );
+    // To look for it, to put it there, to run it.
+    for (commands, what) in [(3, "the first time"), (1, "when it is there")] {
+        site.dir.write("commands", b"");
+        site.dir.write("target.img", &[7; 3_000_000]);
+        is_synced(&site, "target.img", &site.manager(&config, []).run(), what);
+        assert_eq!(site.dir.read("commands").len(), commands, "{what}");
+    }
+    // What is there under its name is not it.
+    let agent = std::fs::read_dir(site.dir.path("cache")).unwrap().next().unwrap().unwrap().path();
+    std::fs::write(&agent, "#!/bin/sh\ntouch started\n").unwrap();
+    site.dir.write("target.img", &[7; 3_000_000]);
+    is_synced(&site, "target.img", &site.manager(&config, []).run(), "not the right one");
+    assert!(!site.dir.path("started").exists());
+}
+
+#[test]
+fn a_connection_that_runs_no_scripts_is_not_waited_for() {
+    let site = Site::new();
+    // Whatever it is asked for, there is always the same.
+    for program in [format!("exec {} serve", agent()), "echo No".into(), "exec true".into()] {
+        let command = site.dir.script("connect", &program);
+        let config = format!(
+            "[remote.far]\nconnection_command = \"{command}\"\nagent = \"deploy\"\nretries = 0\n{}",
+            task(&site, "remote", "target.img", "")
+        );
+        let outcome = site.manager(&config, []).run();
+        outcome.exits(3);
+        assert!(outcome.stderr.contains("starting the agent at far"), "{program}: {outcome}");
+    }
+}
+
+#[test]
+fn a_program_that_cannot_be_started_is_told_once() {
+    let site = Site::new();
+    for way in ["connection_command = \"/nonexistent/ssh x\"", "host = \"h\"\nssh_program = \"/nonexistent/ssh\""] {
+        let config = format!("[remote.far]\n{way}\n{}", task(&site, "remote", "target.img", ""));
+        let outcome = site.manager(&config, []).run();
+        outcome.exits(3);
+        assert_eq!(outcome.stderr.matches("cannot start the connection command").count(), 1, "{outcome}");
+    }
+}
+
+#[test]
+fn an_ssh_program_is_given_what_is_set_and_nothing_else() {
+    let site = Site::new();
+    let log = site.dir.path_text("words");
+    let program = site.dir.script("ssh", &format!("printf '%s\\n' \"$@\" > {log}; exit 255"));
+    let run = |settings: &str| {
+        let config = format!(
+            "[remote.far]\nhost = \"me@::1\"\nssh_program = \"{program}\"\nretries = 0\n{settings}{}",
+            task(&site, "remote", "target.img", "")
+        );
+        site.manager(&config, []).run().exits(3);
+        String::from_utf8(site.dir.read("words")).unwrap()
+    };
+    let little = run("");
+    for name in ["Port", "User=", "IdentityFile", "UserKnownHostsFile", "StrictHostKeyChecking", "Compression"] {
+        assert!(!little.contains(name), "{name}: {little}");
+    }
+    assert!(little.contains("\nServerAliveInterval=30\n") && little.contains("\n--\nme@::1\n"), "{little}");
+    let much = run(
+        "port = 2222\nuser = \"you\"\nidentity_file = \"/a key\"\nknown_hosts = \"/known\"\nhost_key_checking = \"accept-new\"\nssh_agent = false\nkeepalive = \"5s\"\ncompression = true\n",
+    );
+    for word in [
+        "Port=2222",
+        "User=you",
+        "IdentityFile=\"/a key\"",
+        "UserKnownHostsFile=\"/known\"",
+        "StrictHostKeyChecking=accept-new",
+        "IdentityAgent=none",
+        "ServerAliveInterval=5",
+        "Compression=yes",
+    ] {
+        assert!(much.contains(&format!("-o\n{word}\n")), "{word}: {much}");
+    }
 }
 
 #[test]

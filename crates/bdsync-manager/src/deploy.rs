@@ -89,18 +89,39 @@ pub(crate) fn start(connection: &Connection, remote: &Remote, end: &Cancellation
         return serve(&installed(remote));
     }
     let binaries = carried()?;
-    let mut session = connection.start_apart(&format!("{}{SERVE}", probe(&binaries, remote)), end)?;
+    let script = format!("{}{SERVE}", probe(&binaries, remote));
+    let answer = match ask(connection, &script, end)? {
+        Asked::Runs(session) => return Ok(session),
+        Asked::Answers(answer) => answer,
+        // It is connected, and wants something else than a script, or says why not.
+        Asked::Nothing => return serve(&program(connection, remote)?),
+    };
+    put(connection, &binaries, &answer)?;
+    match ask(connection, &script, end)? {
+        Asked::Runs(session) => Ok(session),
+        _ => Err(Failure::Connection(format!("the agent was put there at {}, and is gone", connection.name()))),
+    }
+}
+
+/// What a script that asks for the agent, and then is the agent, comes to.
+enum Asked {
+    Runs(Session),
+    Answers(ProbeAnswer),
+    Nothing,
+}
+
+fn ask(connection: &Connection, script: &str, end: &Cancellation) -> Result<Asked, Failure> {
+    let mut session = connection.start_apart(script, end)?;
     let Some(answer) = session.stdout.as_mut().and_then(ProbeAnswer::read) else {
-        // If it is connected at all, it wants something else than a script, or says why not.
         session.wait()?.is_connected()?;
-        return serve(&program(connection, remote)?);
+        return Ok(Asked::Nothing);
     };
     connection.runs_scripts();
     if answer.state == THERE {
-        return Ok(session);
+        return Ok(Asked::Runs(session));
     }
     session.wait()?.success()?;
-    serve(&put(connection, &binaries, &answer)?)
+    Ok(Asked::Answers(answer))
 }
 
 fn installed(remote: &Remote) -> String {
