@@ -19,6 +19,7 @@ mod run;
 mod snapshot;
 mod ssh;
 mod state;
+mod transport;
 
 use std::path::Path;
 use std::process::ExitCode;
