@@ -282,11 +282,12 @@ fn an_agent_that_is_there_takes_one_command() {
 #[test]
 fn a_connection_that_runs_no_scripts_is_not_waited_for() {
     let site = Site::new();
-    // Whatever it is asked for, there is always the same.
-    for program in [format!("exec {} serve", agent()), "echo No".into(), "exec true".into()] {
-        let command = site.dir.script("connect", &program);
+    // Whatever it is asked for, there is always the same, or it waits for what never comes.
+    let serve = format!("exec {} serve", agent());
+    for program in [&serve, "echo No", "exec true", "exec cat"] {
+        let command = site.dir.script("connect", program);
         let config = format!(
-            "[remote.far]\nconnection_command = \"{command}\"\nagent = \"deploy\"\nretries = 0\n{}",
+            "[remote.far]\nconnection_command = \"{command}\"\nagent = \"deploy\"\nretries = 0\ntimeout = \"4s\"\n{}",
             task(&site, "remote", "target.img", "")
         );
         let outcome = site.manager(&config, []).run();
@@ -313,25 +314,28 @@ fn an_ssh_program_is_given_what_is_set_and_nothing_else() {
     let program = site.dir.script("ssh", &format!("printf '%s\\n' \"$@\" > {log}; exit 255"));
     let run = |settings: &str| {
         let config = format!(
-            "[remote.far]\nhost = \"me@::1\"\nssh_program = \"{program}\"\nretries = 0\n{settings}{}",
+            "[remote.far]\nhost = \"me@[::1]\"\nssh_program = \"{program}\"\nretries = 0\n{settings}{}",
             task(&site, "remote", "target.img", "")
         );
         site.manager(&config, []).run().exits(3);
         String::from_utf8(site.dir.read("words")).unwrap()
     };
     let little = run("");
-    for name in ["Port", "User=", "IdentityFile", "UserKnownHostsFile", "StrictHostKeyChecking", "Compression"] {
-        assert!(!little.contains(name), "{name}: {little}");
-    }
-    assert!(little.contains("\nServerAliveInterval=30\n") && little.contains("\n--\nme@::1\n"), "{little}");
+    let expected = "-o|BatchMode=yes|-o|ClearAllForwardings=yes|-o|RemoteCommand=none|-o|Ciphers=";
+    assert!(little.replace('\n', "|").starts_with(expected), "{little}");
+    assert!(little.contains("\n-T\n-a\n-x\n--\nme@::1\n"), "{little}");
+    // Behind the options in front of the host there is the ciphers' list only.
+    assert_eq!(little.matches("-o\n").count(), 4, "{little}");
     let much = run(
-        "port = 2222\nuser = \"you\"\nidentity_file = \"/a key\"\nknown_hosts = \"/known\"\nhost_key_checking = \"accept-new\"\nssh_agent = false\nkeepalive = \"5s\"\ncompression = true\n",
+        "port = 2222\nuser = \"you\"\nidentity_file = \"/a 100% key\"\nknown_hosts = \"/known\"\nhost_key_checking = \"accept-new\"\nssh_agent = false\nkeepalive = \"5s\"\ncompression = true\n",
     );
     for word in [
         "Port=2222",
         "User=you",
-        "IdentityFile=\"/a key\"",
+        "IdentityFile=\"/a 100%% key\"",
+        "IdentitiesOnly=yes",
         "UserKnownHostsFile=\"/known\"",
+        "GlobalKnownHostsFile=/dev/null",
         "StrictHostKeyChecking=accept-new",
         "IdentityAgent=none",
         "ServerAliveInterval=5",

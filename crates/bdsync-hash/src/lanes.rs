@@ -17,23 +17,57 @@ pub(crate) const TAIL: usize = 2 * 168;
 /// The last bytes of a lane, with room for padding.
 type Tail = [MaybeUninit<u8>; TAIL];
 
-/// The last bytes of each lane. What was not put there is not initialised: filling
-/// them for each group of blocks would take time that is seen.
-pub(crate) struct Tails<const LANES: usize>([Tail; LANES]);
+/// The last bytes of each lane, from the front. What was not put there is not
+/// initialised: filling them for each group of blocks would take time that is seen.
+pub(crate) struct Tails<const LANES: usize> {
+    tails: [Tail; LANES],
+    /// How many bytes of each were put there.
+    filled: usize,
+}
 
 impl<const LANES: usize> Tails<LANES> {
     fn new() -> Self {
-        Tails([[MaybeUninit::uninit(); TAIL]; LANES])
+        Tails { tails: [[MaybeUninit::uninit(); TAIL]; LANES], filled: 0 }
     }
 
-    /// Fills a part of each tail with one byte.
-    pub(crate) fn fill(&mut self, part: Range<usize>, byte: u8) {
-        fill(&mut self.0, part, byte);
+    /// How many bytes of each tail are filled.
+    pub(crate) fn filled(&self) -> usize {
+        self.filled
     }
 
-    /// Where each tail begins.
+    /// Puts a part of each piece behind what is there.
+    fn keep(&mut self, pieces: &[&[u8]; LANES], part: Range<usize>) {
+        let length = part.len();
+        copy_parts(&mut self.tails, self.filled, pieces, part);
+        self.filled += length;
+    }
+
+    /// Puts the same bytes behind what is in each.
+    pub(crate) fn put(&mut self, bytes: &[u8]) {
+        put(&mut self.tails, self.filled, bytes);
+        self.filled += bytes.len();
+    }
+
+    /// Puts zeros there up to `end`.
+    pub(crate) fn put_zeros(&mut self, end: usize) {
+        put_zeros(&mut self.tails, self.filled..end);
+        self.filled = end;
+    }
+
+    /// Where each tail begins. So many bytes are readable as are filled.
     pub(crate) fn lanes(&self) -> [*const u8; LANES] {
-        self.0.each_ref().map(|tail| tail.as_ptr().cast())
+        self.tails.each_ref().map(|tail| tail.as_ptr().cast())
+    }
+}
+
+impl<const LANES: usize> Clone for Tails<LANES> {
+    fn clone(&self) -> Self {
+        let mut tails = Self::new();
+        for (tail, filled) in tails.tails.iter_mut().zip(&self.tails) {
+            tail[..self.filled].copy_from_slice(&filled[..self.filled]);
+        }
+        tails.filled = self.filled;
+        tails
     }
 }
 
@@ -65,10 +99,9 @@ pub(crate) trait Kernel<const LANES: usize>: Copy + Send + Sync + 'static {
     /// Each pointer is valid for reads of `count` blocks.
     unsafe fn compress(&self, state: &mut Self::State, lanes: &[*const u8; LANES], count: usize);
 
-    /// Pads and compresses the last bytes. `filled` bytes of each tail are
-    /// data, at most a block, and `total` bytes were taken in with them. The rest
-    /// is not initialised.
-    fn finish(&self, state: &mut Self::State, tails: &mut Tails<LANES>, filled: usize, total: u64);
+    /// Pads and compresses the last bytes, at most a block; `total` bytes were taken
+    /// in with them.
+    fn finish(&self, state: &mut Self::State, tails: &mut Tails<LANES>, total: u64);
 
     /// Writes the digest of a lane, cut to the length of `out`.
     fn digest(&self, state: &Self::State, lane: usize, out: &mut [u8]);
@@ -80,7 +113,7 @@ pub(crate) fn engine<K: Kernel<LANES>, const LANES: usize>(
     digest_size: usize,
     salt: &[u8],
 ) -> Box<dyn Engine> {
-    let mut salted = Running { kernel, digest_size, state: kernel.start(), tails: Tails::new(), filled: 0, total: 0 };
+    let mut salted = Running { kernel, digest_size, state: kernel.start(), tails: Tails::new(), total: 0 };
     salted.take_in(&[salt; LANES]);
     Box::new(SideBySide { salted })
 }
@@ -110,33 +143,15 @@ impl<K: Kernel<LANES>, const LANES: usize> Engine for SideBySide<K, LANES> {
 }
 
 /// Lanes on their way through the data.
+#[derive(Clone)]
 struct Running<K: Kernel<LANES>, const LANES: usize> {
     kernel: K,
     digest_size: usize,
     state: K::State,
-    /// What was taken in but not compressed, at the start of each tail.
+    /// What was taken in but not compressed; at most a compression block.
     tails: Tails<LANES>,
-    /// How many bytes of each tail that is; at most a compression block.
-    filled: usize,
     /// Bytes taken in by each lane.
     total: u64,
-}
-
-impl<K: Kernel<LANES>, const LANES: usize> Clone for Running<K, LANES> {
-    fn clone(&self) -> Self {
-        let mut tails = Tails::new();
-        for (tail, kept) in tails.0.iter_mut().zip(&self.tails.0) {
-            tail[..self.filled].copy_from_slice(&kept[..self.filled]);
-        }
-        Running {
-            kernel: self.kernel,
-            digest_size: self.digest_size,
-            state: self.state.clone(),
-            tails,
-            filled: self.filled,
-            total: self.total,
-        }
-    }
 }
 
 impl<K: Kernel<LANES>, const LANES: usize> Stream for Running<K, LANES> {
@@ -159,15 +174,16 @@ impl<K: Kernel<LANES>, const LANES: usize> Running<K, LANES> {
         // A block that waits leaves at least one byte behind it.
         let kept_back = usize::from(K::LAST_BLOCK_WAITS);
         let mut start = 0;
-        if self.filled > 0 {
-            start = length.min(block - self.filled);
-            self.keep(pieces, 0, start);
-            if self.filled < block || length - start < kept_back {
+        let filled = self.tails.filled();
+        if filled > 0 {
+            start = length.min(block - filled);
+            self.tails.keep(pieces, 0..start);
+            if self.tails.filled() < block || length - start < kept_back {
                 return;
             }
-            // SAFETY: a tail is longer than a block, and that is what it is filled with.
+            // SAFETY: a block of each tail is filled.
             unsafe { self.kernel.compress(&mut self.state, &self.tails.lanes(), 1) };
-            self.filled = 0;
+            self.tails.filled = 0;
         }
 
         let count = (length - start).saturating_sub(kept_back) / block;
@@ -177,17 +193,11 @@ impl<K: Kernel<LANES>, const LANES: usize> Running<K, LANES> {
             // SAFETY: each piece has `count` blocks from `start`.
             unsafe { self.kernel.compress(&mut self.state, &lanes, count) };
         }
-        self.keep(pieces, end, length);
-    }
-
-    /// Copies a part of each piece behind what is already kept.
-    fn keep(&mut self, pieces: &[&[u8]; LANES], start: usize, end: usize) {
-        copy_parts(&mut self.tails.0, self.filled, pieces, start..end);
-        self.filled += end - start;
+        self.tails.keep(pieces, end..length);
     }
 
     fn write_digests(&mut self, out: &mut [u8]) {
-        self.kernel.finish(&mut self.state, &mut self.tails, self.filled, self.total);
+        self.kernel.finish(&mut self.state, &mut self.tails, self.total);
         for (lane, out) in out.chunks_exact_mut(self.digest_size).enumerate() {
             self.kernel.digest(&self.state, lane, out);
         }
@@ -197,9 +207,23 @@ impl<K: Kernel<LANES>, const LANES: usize> Running<K, LANES> {
 // What does not depend on the kernel is compiled once for all of them.
 
 #[inline(never)]
-fn copy_parts(tails: &mut [Tail], filled: usize, pieces: &[&[u8]], part: Range<usize>) {
+fn copy_parts(tails: &mut [Tail], start: usize, pieces: &[&[u8]], part: Range<usize>) {
     for (tail, piece) in tails.iter_mut().zip(pieces) {
-        tail[filled..filled + part.len()].write_copy_of_slice(&piece[part.clone()]);
+        tail[start..start + part.len()].write_copy_of_slice(&piece[part.clone()]);
+    }
+}
+
+#[inline(never)]
+fn put(tails: &mut [Tail], start: usize, bytes: &[u8]) {
+    for tail in tails {
+        tail[start..start + bytes.len()].write_copy_of_slice(bytes);
+    }
+}
+
+#[inline(never)]
+fn put_zeros(tails: &mut [Tail], part: Range<usize>) {
+    for tail in tails {
+        tail[part.clone()].fill(MaybeUninit::new(0));
     }
 }
 
@@ -216,31 +240,14 @@ pub(crate) fn finish_with_length<K: Kernel<LANES>, const LANES: usize>(
     kernel: &K,
     state: &mut K::State,
     tails: &mut Tails<LANES>,
-    filled: usize,
     bits: &[u8],
 ) {
-    let count = (filled + 1 + bits.len()).div_ceil(kernel.block_size());
-    let end = count * kernel.block_size();
-    pad(&mut tails.0, filled..end, bits);
-    // SAFETY: the tails have room for `count` blocks, which they are filled with.
+    let count = (tails.filled() + 1 + bits.len()).div_ceil(kernel.block_size());
+    tails.put(&[0x80]);
+    tails.put_zeros(count * kernel.block_size() - bits.len());
+    tails.put(bits);
+    // SAFETY: `count` blocks of each tail are filled.
     unsafe { kernel.compress(state, &tails.lanes(), count) };
-}
-
-/// One bit, zeros, and `bits` at the end of the range.
-#[inline(never)]
-fn pad(tails: &mut [Tail], Range { start, end }: Range<usize>, bits: &[u8]) {
-    for tail in tails {
-        tail[start].write(0x80);
-        tail[start + 1..end - bits.len()].fill(MaybeUninit::new(0));
-        tail[end - bits.len()..end].write_copy_of_slice(bits);
-    }
-}
-
-#[inline(never)]
-fn fill(tails: &mut [Tail], part: Range<usize>, byte: u8) {
-    for tail in tails {
-        tail[part.clone()].fill(MaybeUninit::new(byte));
-    }
 }
 
 /// Writes the words' bytes, as far as `out` goes.

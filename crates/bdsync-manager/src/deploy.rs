@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use bdsync_engine::Cancellation;
 use bdsync_engine::apply::hex;
@@ -9,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::{AgentMode, Remote};
 use crate::failure::Failure;
-use crate::remote::{Connection, Session, quote, quote_path};
+use crate::remote::{Active, Connection, Session, quote, quote_path};
 
 /// What the first script prints where its answer begins.
 const MARK: &str = "bdsync-manager agent";
@@ -20,8 +21,11 @@ const STATE: &str = "agent";
 /// That state: it is there, and the right one.
 const THERE: &str = "there";
 
-/// How much may be printed in front of the answer, by login scripts, in bytes.
+/// How long the answer may be, with what login scripts print in front of it, in bytes.
 const MOST_TALK: usize = 64 << 10;
+
+/// How long it is waited for while the command could wait for us, too.
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// The machine type that this manager was built for, as `uname -m` says it.
 const THIS_MACHINE: &str = std::env::consts::ARCH;
@@ -111,17 +115,22 @@ enum Asked {
 }
 
 fn ask(connection: &Connection, script: &str, end: &Cancellation) -> Result<Asked, Failure> {
-    let mut session = connection.start_apart(script, end)?;
-    let Some(answer) = session.stdout.as_mut().and_then(ProbeAnswer::read) else {
-        session.wait()?.is_connected()?;
-        return Ok(Asked::Nothing);
-    };
-    connection.runs_scripts();
-    if answer.state == THERE {
-        return Ok(Asked::Runs(session));
+    for style in connection.styles() {
+        let mut session = connection.start_apart_as(style, script, end)?;
+        let limit = (connection.remote().timeout / 2).min(ANSWER);
+        let Some(answer) = session.stdout.as_mut().and_then(|stdout| ProbeAnswer::read(stdout, limit)) else {
+            // What waits for something ends now, for nothing comes any more.
+            session.wait()?.is_connected()?;
+            continue;
+        };
+        connection.keep_style(style);
+        if answer.state == THERE {
+            return Ok(Asked::Runs(session));
+        }
+        session.wait()?.success()?;
+        return Ok(Asked::Answers(answer));
     }
-    session.wait()?.success()?;
-    Ok(Asked::Answers(answer))
+    Ok(Asked::Nothing)
 }
 
 fn installed(remote: &Remote) -> String {
@@ -169,8 +178,10 @@ impl ProbeAnswer {
     }
 
     /// Reads it from a command that goes on: byte by byte, for what follows it is not ours.
-    fn read(input: &mut impl Read) -> Option<Self> {
+    fn read(input: &mut Active, limit: Duration) -> Option<Self> {
+        input.set_deadline(Some(Instant::now() + limit));
         let mut output = Vec::new();
+        let mut line = 0;
         let mut byte = [0];
         while output.len() < MOST_TALK {
             // What is no text does not come from a script; an agent's hello, for example.
@@ -178,11 +189,17 @@ impl ProbeAnswer {
                 return None;
             }
             output.extend(byte);
-            if byte == *b"\n"
+            if byte != *b"\n" {
+                continue;
+            }
+            // The last line of an answer may be that of one.
+            if output[line..].starts_with(STATE.as_bytes())
                 && let Some(answer) = Self::parse(&String::from_utf8_lossy(&output))
             {
+                input.set_deadline(None);
                 return Some(answer);
             }
+            line = output.len();
         }
         None
     }

@@ -56,7 +56,9 @@ impl Connection {
     pub(crate) fn new(remote: &Remote, task: &str, cancellation: &Cancellation) -> Self {
         let runtime = Handle::current();
         let transport: Box<dyn Transport> = match &remote.way {
-            Way::Command(words) => Box::new(CommandTransport { words: words.clone(), runtime: runtime.clone() }),
+            Way::Command(words) | Way::OpenSsh(_, words) => {
+                Box::new(CommandTransport { words: words.clone(), runtime: runtime.clone() })
+            }
             Way::Ssh(ssh) => Box::new(SshTransport::new(ssh, remote.timeout, cancellation)),
         };
         Self {
@@ -82,7 +84,27 @@ impl Connection {
 
     /// Starts a script that ends with `cancellation`, and not with the task's.
     pub(crate) fn start_apart(&self, script: &str, cancellation: &Cancellation) -> Result<Session, Failure> {
-        self.start_as(self.style(), script, self.remote.timeout, cancellation)
+        self.start_apart_as(self.style(), script, cancellation)
+    }
+
+    /// The same in one of the ways that commands can be taken.
+    pub(crate) fn start_apart_as(
+        &self,
+        style: Style,
+        script: &str,
+        cancellation: &Cancellation,
+    ) -> Result<Session, Failure> {
+        self.start_as(style, script, self.remote.timeout, cancellation)
+    }
+
+    /// The ways in which this connection may take commands.
+    pub(crate) fn styles(&self) -> Vec<Style> {
+        self.style.get().map_or_else(|| vec![Style::Shell, Style::Words], |style| vec![*style])
+    }
+
+    /// It does take commands in this way.
+    pub(crate) fn keep_style(&self, style: Style) {
+        let _ = self.style.set(style);
     }
 
     /// Finds out, if that is not known, whether the connection wants words.
@@ -90,11 +112,6 @@ impl Connection {
         const MARK: &str = "bdsync-manager words";
         let is_known = self.style.get().is_some();
         !is_known && self.run_first(&format!("echo '{MARK}'"), MARK).is_ok() && self.style() == Style::Words
-    }
-
-    /// A script that was started ran, in the way that it was started.
-    pub(crate) fn runs_scripts(&self) {
-        let _ = self.style.set(self.style());
     }
 
     pub(crate) fn runtime(&self) -> &Handle {
@@ -123,7 +140,7 @@ impl Connection {
         self.signs.touch();
         let input = match started.stdin {
             Inlet::Pipe(pipe) => Active::new(pipe, &alive).map_err(no_pipe)?,
-            Inlet::Feed(feed) => Active { stream: Stream::Feed(feed), alive: alive.clone() },
+            Inlet::Feed(feed) => Active { stream: Stream::Feed(feed), alive: alive.clone(), deadline: None },
         };
         let output = Active::new(started.stdout, &alive).map_err(no_pipe)?;
         let errors = File::from(started.stderr);
@@ -247,6 +264,7 @@ struct Alive {
 pub(crate) struct Active {
     stream: Stream,
     alive: Alive,
+    deadline: Option<Instant>,
 }
 
 enum Stream {
@@ -257,7 +275,12 @@ enum Stream {
 impl Active {
     fn new(pipe: OwnedFd, alive: &Alive) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&pipe, true)?;
-        Ok(Self { stream: Stream::Pipe(File::from(pipe)), alive: alive.clone() })
+        Ok(Self { stream: Stream::Pipe(File::from(pipe)), alive: alive.clone(), deadline: None })
+    }
+
+    /// Until when something has to move.
+    pub(crate) fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
     }
 
     /// Repeats a step until it moved something; it gives `None` after having waited a
@@ -267,6 +290,9 @@ impl Active {
             if let Some(count) = step(&mut self.stream)? {
                 self.alive.signs.touch();
                 return Ok(count);
+            }
+            if self.deadline.is_some_and(|deadline| Instant::now() > deadline) {
+                return Err(io::ErrorKind::TimedOut.into());
             }
             if self.alive.given_up.load(Ordering::Relaxed) {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "the command was given up"));

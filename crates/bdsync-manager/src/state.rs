@@ -245,7 +245,9 @@ impl StateFolder {
                     digest.update(word);
                 }
             }
-            Some(Way::Ssh(ssh)) => digest.update(format!("\0{}\0{}\0{}", ssh.host, ssh.port, ssh.user)),
+            Some(Way::Ssh(ssh) | Way::OpenSsh(ssh, _)) => {
+                digest.update(format!("\0{}\0{}\0{}", ssh.host, ssh.port, ssh.user))
+            }
         }
         self.path.join("locks").join(&hex(&digest.finalize())[..32])
     }

@@ -1,7 +1,7 @@
 //! BLAKE2b and BLAKE2s (RFC 7693), without a key and with all of their output.
 //!
 //! The four mixings of half a round are independent of each other, which is
-//! work enough for the processor without a second group of lanes.
+//! nearly work enough for the processor without a second group of lanes.
 
 use super::avx2::Avx2;
 use super::avx512::Avx512;
@@ -141,7 +141,8 @@ pub(super) trait Mixing<W: Variant, const LANES: usize>: Words<W, LANES> {
     ///
     /// # Safety
     ///
-    /// `next` bytes behind each pointer there is another block.
+    /// Each pointer is valid for reads of a block, and `next` bytes behind it there is
+    /// another one.
     unsafe fn mix(
         self,
         v: [Self::V; 16],
@@ -192,7 +193,12 @@ impl<W: Variant, S: Mixing<W, LANES>, const LANES: usize> Kernel<LANES> for Blak
 
     const LAST_BLOCK_WAITS: bool = true;
     fn worthwhile(&self) -> usize {
-        if W::BITS == 64 { 2 } else { 3 }
+        // In the time of two groups in step one lane could do four blocks.
+        match (W::BITS, LANES) {
+            (64, 16) => 4,
+            (64, _) => 2,
+            _ => 3,
+        }
     }
 
     fn block_size(&self) -> usize {
@@ -208,13 +214,13 @@ impl<W: Variant, S: Mixing<W, LANES>, const LANES: usize> Kernel<LANES> for Blak
         unsafe { self.words.enter(self, state, lanes, count) };
     }
 
-    fn finish(&self, state: &mut Self::State, tails: &mut Tails<LANES>, filled: usize, total: u64) {
+    fn finish(&self, state: &mut Self::State, tails: &mut Tails<LANES>, total: u64) {
         const { assert!(block::<W>() <= TAIL) };
-        tails.fill(filled..block::<W>(), 0);
+        tails.put_zeros(block::<W>());
         // The count of the last block is that of its data alone.
         state.counted = total.wrapping_sub(block::<W>() as u64);
         state.last = true;
-        // SAFETY: a tail has room for a block, which it is filled with.
+        // SAFETY: a block of each tail is filled.
         unsafe { self.compress(state, &tails.lanes(), 1) };
     }
 
@@ -261,7 +267,7 @@ impl<W: Variant, S: Mixing<W, LANES>, const LANES: usize> Rounds<LANES> for Blak
                 c15,
             ];
             let next = (index < count).then_some(index * block::<W>());
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller promises `count` blocks, which are more than none.
             let v = unsafe { s.mix(v, &mut message, lanes, next) };
             for (i, word) in chain.iter_mut().enumerate() {
                 *word = s.xor3(*word, v[i], v[i + 8]);

@@ -137,7 +137,7 @@ macro_rules! round {
     };
 }
 
-/// The twelve rounds, of which the last two are like the first.
+/// The twelve rounds, of which the last two are like the first two.
 macro_rules! rounds {
     ($r0:tt $r1:tt $r2:tt $r3:tt $r4:tt $r5:tt $r6:tt $r7:tt $r8:tt $r9:tt) => {
         concat!(
@@ -171,17 +171,20 @@ impl Mixing<u64, LANES> for Beside<Avx512, Avx512> {
         let [first, second] = &mut message.blocks;
         let (current, other) = if message.current == 0 { (first, second) } else { (second, first) };
         message.current ^= 1;
-        // SAFETY: there is a `self` only where the processor has AVX-512, and each block
-        // is initialised when it is the current one: see below.
-        unsafe { mix(v, current.assume_init_ref(), other, lanes, next.unwrap_or(0)) }
+        // Where there is no next block, the first one is read once more.
+        let offset = next.unwrap_or(0);
+        // SAFETY: there is a `self` only where the processor has AVX-512. `first` fills
+        // the first block, and this the one that is next in turn. The rest is the
+        // caller's promise.
+        unsafe { mix(v, current.assume_init_ref(), other, lanes, offset) }
     }
 }
 
-/// Fills `next` with the block at `offset` of each lane.
+/// Fills `next` with the block that is `offset` bytes behind each pointer.
 ///
 /// # Safety
 ///
-/// There is one.
+/// There it is readable.
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn mix(

@@ -59,13 +59,13 @@ impl<D: Chained, S: Words<D::Word, LANES>, const LANES: usize> Kernel<LANES> for
         unsafe { self.1.enter(self, state, lanes, count) }
     }
 
-    fn finish(&self, state: &mut Self::State, tails: &mut Tails<LANES>, filled: usize, total: u64) {
+    fn finish(&self, state: &mut Self::State, tails: &mut Tails<LANES>, total: u64) {
         let bits = u128::from(total) * 8;
         let length = 2 * size_of::<D::Word>();
         if D::BIG_ENDIAN {
-            finish_with_length(self, state, tails, filled, &bits.to_be_bytes()[size_of::<u128>() - length..]);
+            finish_with_length(self, state, tails, &bits.to_be_bytes()[size_of::<u128>() - length..]);
         } else {
-            finish_with_length(self, state, tails, filled, &bits.to_le_bytes()[..length]);
+            finish_with_length(self, state, tails, &bits.to_le_bytes()[..length]);
         }
     }
 

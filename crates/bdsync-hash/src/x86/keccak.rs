@@ -80,13 +80,17 @@ impl<S: Words<u64, LANES>, const LANES: usize> Kernel<LANES> for Keccak<S> {
         unsafe { self.words.enter(self, state, lanes, count) }
     }
 
-    fn finish(&self, state: &mut State<LANES>, tails: &mut Tails<LANES>, filled: usize, _total: u64) {
+    fn finish(&self, state: &mut State<LANES>, tails: &mut Tails<LANES>, _total: u64) {
         debug_assert!(self.rate <= TAIL);
         let last = self.rate - 1;
-        tails.fill(filled..self.rate, 0);
-        tails.fill(filled..filled + 1, self.suffix);
-        tails.fill(last..self.rate, if filled == last { self.suffix | 0x80 } else { 0x80 });
-        // SAFETY: a tail has room for a block, which it is filled with.
+        if tails.filled() == last {
+            tails.put(&[self.suffix | 0x80]);
+        } else {
+            tails.put(&[self.suffix]);
+            tails.put_zeros(last);
+            tails.put(&[0x80]);
+        }
+        // SAFETY: a block of each tail is filled.
         unsafe { self.compress(state, &tails.lanes(), 1) };
     }
 

@@ -48,8 +48,8 @@ pub(crate) fn engine(implementation: Implementation, algorithm: Algorithm, salt:
     }
 }
 
-/// The engine of an algorithm for registers that do all of them. MD5 and SHA-512
-/// may have more lanes than the registers' own.
+/// The engine of an algorithm for registers that do all of them. MD5, SHA-512 and
+/// BLAKE2b may have more lanes than the registers' own.
 macro_rules! wide {
     ($algorithm:ident, $salt:ident, $words:expr, md5: $md5:expr, sha512: $sha512:expr, blake2b: $blake2b:expr, sha1: $sha1:expr) => {{
         let (words, size) = ($words, $algorithm.digest_size());

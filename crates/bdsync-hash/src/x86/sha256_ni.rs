@@ -51,9 +51,9 @@ impl Kernel<LANES> for Sha256 {
         unsafe { compress(state, lanes, count) }
     }
 
-    fn finish(&self, state: &mut State, tails: &mut Tails<LANES>, filled: usize, total: u64) {
+    fn finish(&self, state: &mut State, tails: &mut Tails<LANES>, total: u64) {
         let bits = total.wrapping_mul(8).to_be_bytes();
-        finish_with_length(self, state, tails, filled, &bits);
+        finish_with_length(self, state, tails, &bits);
     }
 
     fn digest(&self, state: &State, lane: usize, out: &mut [u8]) {

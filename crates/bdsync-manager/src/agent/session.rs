@@ -33,7 +33,7 @@ impl<'a> AgentSession<'a> {
     ) -> Result<Self, (Failure, Box<Connection>)> {
         let mut kill = Cancellation::new();
         let mut opened = Self::open(&connection, job, &kill);
-        // Where it may have to be put there that is found out before.
+        // Where the agent can be put there, looking for it finds that out.
         let is_installed = connection.remote().agent == AgentMode::Installed;
         if is_installed && matches!(opened, Err(Failure::Permanent(_))) && connection.wants_words() {
             kill.cancel();

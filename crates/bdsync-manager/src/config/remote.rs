@@ -56,10 +56,16 @@ impl Resolver<'_> {
 
     pub(super) fn remote(&mut self, section: Option<String>) -> Option<Remote> {
         let way = match (&self.settings.host, self.settings.connection_command.clone()) {
-            (Some(host), None) => match &self.settings.ssh_program {
-                Some(program) => Way::Command(self.ssh_command(&expand(program), host)),
-                None => Way::Ssh(self.ssh(host.clone())),
-            },
+            (Some(host), None) => {
+                let (ssh, program) = (self.ssh(host.clone()), self.settings.ssh_program.as_deref().map(expand));
+                match program {
+                    Some(program) => {
+                        let words = self.ssh_words(&program, &host.clone());
+                        Way::OpenSsh(ssh, words)
+                    }
+                    None => Way::Ssh(ssh),
+                }
+            }
             (_, Some(command)) => {
                 let words = shlex::split(&command).filter(|words| !words.is_empty());
                 let Some(words) = words else {
@@ -86,7 +92,7 @@ impl Resolver<'_> {
         let settings = &self.settings;
         let label = section.unwrap_or_else(|| match &way {
             Way::Command(words) => command_label(words),
-            Way::Ssh(ssh) => ssh.host.clone(),
+            Way::Ssh(ssh) | Way::OpenSsh(ssh, _) => ssh.host.clone(),
         });
         // Who names a bdsync there wants it used.
         let usual = if program.is_some() { AgentMode::Stock } else { AgentMode::Auto };
@@ -128,43 +134,66 @@ impl Resolver<'_> {
         }
     }
 
-    /// The words of a command that connects by OpenSSH. What is not set is left to its own
-    /// configuration.
-    fn ssh_command(&self, program: &Path, host: &str) -> Vec<String> {
-        let settings = &self.settings;
-        let mut words = vec![program.to_string_lossy().into_owned()];
-        let mut option = |name: &str, value: String| words.extend(["-o".to_string(), format!("{name}={value}")]);
-        // A path may have blanks, which separate several.
-        let file = |path: &Path| format!("\"{}\"", expand(path).display());
-        for (name, value) in [("BatchMode", "yes"), ("ClearAllForwardings", "yes"), ("Ciphers", CIPHERS)] {
-            option(name, value.into());
-        }
+    /// The words of a command that connects by OpenSSH: what is set here, and what a run
+    /// needs. The rest is left to its own configuration.
+    fn ssh_words(&mut self, program: &Path, host: &str) -> Vec<String> {
+        let settings = self.settings.clone();
+        let mut options = vec![
+            ("BatchMode", "yes".to_string()),
+            ("ClearAllForwardings", "yes".into()),
+            ("RemoteCommand", "none".into()),
+            ("Ciphers", CIPHERS.into()),
+        ];
         if let Some(Port(port)) = &settings.port {
-            option("Port", port.to_string());
+            options.push(("Port", port.to_string()));
         }
         if let Some(user) = &settings.user {
-            option("User", user.clone());
+            options.push(("User", user.clone()));
         }
         if let Some(path) = &settings.identity_file {
-            option("IdentityFile", file(path));
-            option("IdentitiesOnly", "yes".into());
+            options.push(("IdentityFile", self.ssh_path("identity_file", path)));
+            if settings.ssh_agent != Some(true) {
+                options.push(("IdentitiesOnly", "yes".into()));
+            }
         }
         if let Some(path) = &settings.known_hosts {
-            option("UserKnownHostsFile", file(path));
+            options.push(("UserKnownHostsFile", self.ssh_path("known_hosts", path)));
+            options.push(("GlobalKnownHostsFile", "/dev/null".into()));
         }
         if let Some(HostKeys(accept_new)) = &settings.host_key_checking {
-            option("StrictHostKeyChecking", if *accept_new { "accept-new" } else { "yes" }.into());
+            options.push(("StrictHostKeyChecking", if *accept_new { "accept-new" } else { "yes" }.into()));
         }
         if settings.ssh_agent == Some(false) {
-            option("IdentityAgent", "none".into());
+            options.push(("IdentityAgent", "none".into()));
         }
-        let keepalive = settings.keepalive.as_ref().map_or(DEFAULT_KEEPALIVE, |Span(span)| *span);
-        option("ServerAliveInterval", keepalive.as_secs().max(1).to_string());
+        if let Some(Span(span)) = &settings.keepalive {
+            options.push(("ServerAliveInterval", span.as_secs().max(1).to_string()));
+        }
         if let Some(compression) = settings.compression {
-            option("Compression", if compression { "yes" } else { "no" }.into());
+            options.push(("Compression", if compression { "yes" } else { "no" }.into()));
         }
-        words.extend(["-T", "-a", "-x", "--", host].map(String::from));
+        let mut words = vec![program.to_string_lossy().into_owned()];
+        for (name, value) in options {
+            words.extend(["-o".into(), format!("{name}={value}")]);
+        }
+        // An address may be in brackets here, and not there.
+        let host = match host.rsplit_once('@') {
+            Some((user, host)) => format!("{user}@{}", host.trim_matches(['[', ']'])),
+            None => host.trim_matches(['[', ']']).into(),
+        };
+        words.extend(["-T".into(), "-a".into(), "-x".into(), "--".into(), host]);
         words
+    }
+
+    /// A path as OpenSSH takes one for an option, where blanks separate several, and `%`
+    /// stands in front of what it puts in.
+    fn ssh_path(&mut self, key: &str, path: &Path) -> String {
+        let path = expand(path).to_string_lossy().into_owned();
+        if path.contains(['"', '\\']) || path.contains("${") {
+            let text = "has a character that OpenSSH does not take in a path (a quote, a backslash, or ${)";
+            self.problems.push(self.named.problem("task", key, text));
+        }
+        format!("\"{}\"", path.replace('%', "%%"))
     }
 }
 

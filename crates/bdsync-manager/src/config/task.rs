@@ -68,6 +68,8 @@ pub(crate) enum Way {
     Command(Vec<String>),
     /// By SSH, built in.
     Ssh(Ssh),
+    /// The same by an ssh program, with these words.
+    OpenSsh(Ssh, Vec<String>),
 }
 
 /// SSH ciphers in the order in which they are fast on machines of today.

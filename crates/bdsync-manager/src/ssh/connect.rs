@@ -32,7 +32,7 @@ impl Connecting<'_> {
     }
 
     fn refused(&self, what: impl std::fmt::Display) -> Failure {
-        Failure::new(format!("SSH to {}: {what}", self.place()))
+        Failure::Unreachable(format!("SSH to {}: {what}", self.place()))
     }
 
     pub(super) fn connect(&self) -> Result<(Session, TcpStream), Failure> {
