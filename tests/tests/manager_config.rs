@@ -46,6 +46,31 @@ fn everything_that_is_wrong_is_said_at_once_with_its_place() {
 }
 
 #[test]
+fn what_is_wrong_is_said_once_and_names_show_nothing_else() {
+    let site = Site::new();
+    let run = |config: &str| site.manager(config, ["list"]).run().exits(2).stderr.clone();
+    let wrong = run("[task.c]\nsource_path = 1\ntarget_path = \"/x\"\ntarget_patch_dir = 5\n");
+    assert!(wrong.contains("manager.toml:4: task.c: target_patch_dir: invalid type"), "{wrong}");
+    assert!(!wrong.contains("is missing"), "{wrong}");
+    let empty = run("[task.c]\n");
+    for key in ["source_path", "target_path", "target_patch_dir"] {
+        assert!(empty.contains(&format!("task.c: {key}: is missing")), "{empty}");
+    }
+    assert!(run("[task.c]\n[task.c]\n").contains("manager.toml:2: [task.c]: duplicate key"));
+    assert!(run("[task.\"a\\u001bb\"]\n").contains(r#"manager.toml:1: task: "a\u{1b}b" is no name"#));
+    // Names of files are not ours to refuse.
+    site.dir.write("a\nb.img", b"x");
+    let folder = site.dir.folder().display().to_string();
+    let config = format!(
+        "[task.t]\nsource_paths = [\"{folder}/*b.img\"]\ntarget_path = \"{folder}/copies/{{name}}\"\napply_patch_in_place = true\n"
+    );
+    let listed = site.manager(&config, ["list"]).run();
+    listed.exits(0);
+    assert_eq!(listed.stdout_text().lines().count(), 1, "{listed}");
+    assert!(listed.stdout_text().starts_with(r"t/a\nb.img: "), "{}", listed.stdout_text());
+}
+
+#[test]
 fn two_tasks_with_one_target_are_refused() {
     let site = Site::new();
     let config = site.task("a", "target.img", "") + &site.task("b", "target.img", "");

@@ -24,7 +24,7 @@ pub(crate) fn list(tasks: &[Task], control: &Control) -> Result<Exit> {
             continue;
         }
         let disabled = if task.disabled { " (disabled)" } else { "" };
-        let text = format!("{}{disabled}: {} -> {}\n", task.name, task.source.display(), place(task));
+        let text = format!("{}{disabled}: {} -> {}\n", name(task), shown(&task.source), place(task));
         control.reporter.print(&text)?;
     }
     Ok(Exit::Success)
@@ -33,9 +33,20 @@ pub(crate) fn list(tasks: &[Task], control: &Control) -> Result<Exit> {
 /// Where a target is, in words.
 fn place(task: &Task) -> String {
     match &task.remote {
-        Some(remote) if !task.pull => format!("{} at {}", task.target.display(), remote.label),
-        _ => task.target.display().to_string(),
+        Some(remote) if !task.pull => format!("{} at {}", shown(&task.target), remote.label),
+        _ => shown(&task.target),
     }
+}
+
+/// A path for a terminal, which control characters could make show something else.
+fn shown(path: &Path) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
+    path.to_string_lossy().chars().map(escaped).collect()
+}
+
+/// A task's name, which may be that of a file.
+fn name(task: &Task) -> String {
+    shown(Path::new(&task.name))
 }
 
 fn describe(task: &Task) -> serde_json::Value {
@@ -64,12 +75,12 @@ pub(crate) fn check(tasks: &[Task], control: &Control) -> Result<Exit> {
                 facts["target_exists"] = json!(found.target_exists);
                 facts["pending_patch"] = json!(found.is_ready);
                 facts["far_end"] = json!(found.far_end);
-                (format!("{}: {plan}\n", task.name), None)
+                (format!("{}: {plan}\n", name(task)), None)
             }
             Err(Failure::Cancelled) => return Ok(Exit::Cancelled),
             Err(failure) => {
                 exit = Exit::TaskFailed;
-                (format!("{}: PROBLEM: {failure}\n", task.name), Some(failure.to_string()))
+                (format!("{}: PROBLEM: {failure}\n", name(task)), Some(failure.to_string()))
             }
         };
         match control.reporter.is_json() {
@@ -91,10 +102,10 @@ fn check_task(task: &Task, job: &Job<'_>) -> Result<(String, end::Found), Failur
     };
     let mut plan = format!(
         "would compare {}{} ({}) with {}{}",
-        task.source.display(),
+        shown(&task.source),
         at(task.pull),
         binary(found.source_bytes),
-        task.target.display(),
+        shown(&task.target),
         at(!task.pull)
     );
     plan += match &task.snapshot {
@@ -159,9 +170,9 @@ fn print_ranges(task: &Task, ranges: &Ranges, control: &Control) -> io::Result<(
         return Ok(());
     }
     if ranges.count == 0 {
-        return control.reporter.print(&format!("{}: equal\n", task.name));
+        return control.reporter.print(&format!("{}: equal\n", name(task)));
     }
-    let mut text = format!("{}: DIFFERENT in {} ranges (bytes, end not included)\n", task.name, ranges.count);
+    let mut text = format!("{}: DIFFERENT in {} ranges (bytes, end not included)\n", name(task), ranges.count);
     for (start, end) in &ranges.shown {
         text += &format!("  {start} {end}\n");
     }
@@ -196,7 +207,7 @@ pub(crate) fn status(tasks: &[Task], control: &Control) -> Result<Exit> {
             control.reporter.event("status", facts);
             continue;
         }
-        let mut text = format!("{}: ", task.name);
+        let mut text = format!("{}: ", name(task));
         text += &match &record {
             None => "never run".to_string(),
             Some(record) => {

@@ -180,6 +180,11 @@ impl Named {
         self.lines.iter().find(|(known, _)| known == key).map_or(self.line, |(_, line)| *line)
     }
 
+    /// Whether a setting is there, even if it was not understood.
+    fn has(&self, key: &str) -> bool {
+        self.lines.iter().any(|(known, _)| known == key)
+    }
+
     fn problem(&self, section: &str, key: &str, text: impl Into<String>) -> Problem {
         let place = if section.is_empty() { format!("[{}]", self.name) } else { format!("{section}.{}", self.name) };
         let place = if key.is_empty() { place } else { format!("{place}: {key}") };
@@ -200,7 +205,8 @@ fn read_toml(text: &str) -> File {
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in errors {
         let line = error.span().map_or(0, |span| line_at(span.start));
-        let problem = Problem { line, place: String::new(), text: error.message().to_string() };
+        let place = text.lines().nth(line.saturating_sub(1)).unwrap_or_default().trim().chars().take(60).collect();
+        let problem = Problem { line, place, text: error.message().to_string() };
         // What is wrong with a line is said once.
         if !file.problems.iter().any(|known| known.line == line) {
             file.problems.push(problem);
@@ -236,6 +242,10 @@ fn read_toml(text: &str) -> File {
                         file.problems.push(Problem { line, place, text });
                         continue;
                     };
+                    if key.get_ref().is_empty() || key.get_ref().contains(char::is_control) {
+                        let text = format!("{:?} is no name: it is empty, or has control characters", key.get_ref());
+                        file.problems.push(Problem { line, place: name.clone(), text });
+                    }
                     let named = take_section(&mut file.problems, &name, key.get_ref(), line, table, &line_at);
                     if name == "task" { file.tasks.push(named) } else { file.remotes.push(named) }
                 }

@@ -69,6 +69,13 @@ impl Resolver<'_> {
         self.problems.push(self.named.problem(section, key, text));
     }
 
+    /// A setting is needed. What is wrong with one that is there has been told.
+    fn missing(&mut self, key: &str, text: &str) {
+        if !self.named.has(key) {
+            self.problem(key, text);
+        }
+    }
+
     fn tasks(&mut self) -> Vec<Task> {
         let section = self.remote_section();
         self.settings.or(&self.file.defaults);
@@ -176,7 +183,7 @@ impl Resolver<'_> {
         }
         if folder.is_none() && !in_place {
             let text = "is missing: a folder at the target for patches until they are applied (or set apply_patch_in_place, and do without the safety)";
-            self.problem("target_patch_dir", text);
+            self.missing("target_patch_dir", text);
         }
         folder
     }
@@ -304,7 +311,11 @@ impl Resolver<'_> {
             self.problem(key, "only one of source_path, source_paths and source_vg may be given");
             return Vec::new();
         }
-        let Some(target) = self.target(far_target) else { return Vec::new() };
+        let target = self.target(far_target);
+        if !given.contains(&true) {
+            self.missing("source_path", "is missing: the device or file to be copied");
+        }
+        let Some(target) = target else { return Vec::new() };
         if let Some(group) = &settings.source_vg {
             return self.volumes(group, &target, far_source);
         }
@@ -328,10 +339,7 @@ impl Resolver<'_> {
             (None, Some(sources)) => {
                 sources.iter().map(|source| self.source(Path::new(source), far_source, "source_paths")).collect()
             }
-            (None, None) => {
-                self.problem("source_path", "is missing: the device or file to be copied");
-                return Vec::new();
-            }
+            (None, None) => return Vec::new(),
         };
         if !target.contains("{name}") {
             self.problem("target_path", "several sources need {name} in the target's path, such as /backup/{name}");
@@ -368,7 +376,7 @@ impl Resolver<'_> {
         let given = self.settings.target_path.clone();
         let target = match (given, group) {
             (None, None) => {
-                self.problem("target_path", "is missing: the copy to be brought up to date");
+                self.missing("target_path", "is missing: the copy to be brought up to date");
                 return None;
             }
             (None, Some(group)) => Path::new("/dev").join(group).join("{name}"),
