@@ -4,10 +4,14 @@ use std::fs;
 
 use bdsync_tests::patch::Patch;
 use bdsync_tests::wire::{self, kind};
-use bdsync_tests::{Recipe, Run, Stdin, WorkDir, is_root, not_run, program};
+use bdsync_tests::{AgentClient, Recipe, Run, Site, Stdin, WorkDir, is_root, not_run, program};
+use serde_json::json;
 
 const SIZE: usize = 2048 * 512;
 const SECTOR: usize = 512;
+
+/// O_EXCL, as open(2) has it.
+const OPEN_EXCLUSIVELY: i32 = 0o200;
 
 /// A loop device that is given back.
 struct LoopDevice {
@@ -156,4 +160,43 @@ fn a_read_only_block_device_can_be_compared_but_not_patched() {
     assert!(outcome.stderr.contains(&device.path), "{outcome}");
     assert!(device.read() == before);
     assert!(fs::read(dir.path("target.img")).expect("the image") == before);
+}
+
+#[test]
+fn a_device_that_somebody_is_at_is_left_alone() {
+    use std::os::unix::fs::OpenOptionsExt;
+    let Some((dir, device)) = device("a_device_that_somebody_is_at_is_left_alone", SIZE, &[]) else { return };
+    let before = device.read();
+    let folder = dir.folder().display().to_string();
+    let request = json!({ "op": "discard", "place": { "folder": folder, "stem": "bdsync-manager-x-0123456789abcdef" }, "path": device.path });
+    let site = Site::new();
+    let source = dir.path_text("source.img");
+    let run = || {
+        let config = format!(
+            "[task.t]\nsource_path = \"{source}\"\ntarget_path = \"{}\"\ntarget_patch_dir = \"{folder}\"\n",
+            device.path
+        );
+        site.manager(&config, []).run()
+    };
+    // What another agent works on, or one that a broken connection left.
+    let mut left = AgentClient::start(&[]);
+    left.ask(request.clone()).expect("the lock of the device");
+    let locked = AgentClient::start(&[]).ask(request.clone()).expect_err("it is locked");
+    assert!(locked.contains("is locked by another process"), "{locked}");
+    let outcome = run();
+    outcome.exits(3);
+    assert!(outcome.stderr.contains("is locked by another process"), "{outcome}");
+    left.end();
+    // What has the device for itself, as a mount, LVM and others do.
+    let mut options = fs::OpenOptions::new();
+    let owner = options.read(true).custom_flags(OPEN_EXCLUSIVELY).open(&device.path).expect("the device");
+    let outcome = run();
+    outcome.exits(3);
+    assert!(outcome.stderr.contains("held open exclusively"), "{outcome}");
+    let busy = AgentClient::start(&[]).facts(&device.path).expect("facts")["busy"].clone();
+    assert!(busy.as_str().is_some_and(|busy| busy.contains("held open exclusively")), "{busy}");
+    assert!(device.read() == before);
+    drop(owner);
+    run().exits(0);
+    assert!(device.read() == dir.read("source.img"));
 }
