@@ -524,6 +524,16 @@ ends 0 bdsync-manager status; said 'a ready patch is pending'
 table "linear /dev/vdb 0"
 ends 0 bdsync-manager; said 'Finishing the patch'
 nothing_left; cmp -n $((32 << 20)) /dev/vg0/data /dev/mapper/target || fail "not equal"
+# What was not written is not in the cache either, where the next comparison would find it.
+exec 7< /dev/mapper/target
+change /dev/vg0/data 3 7000
+table "flakey /dev/vdb 0 0 1 1 error_writes"
+ends 3 bdsync-manager run --set apply_patch_in_place=true
+table "linear /dev/vdb 0"
+ends 5 bdsync-manager verify; said 'DIFFERENT'
+ends 0 bdsync-manager run --set apply_patch_in_place=true
+exec 7<&-
+nothing_left; cmp -n $((32 << 20)) /dev/vg0/data /dev/mapper/target || fail "not equal"
 change /dev/vg0/data 2 6000
 table "flakey /dev/vdb 0 0 1 1 drop_writes"
 ends 3 bdsync-manager run --set verify=full; said 'Verification failed'
