@@ -102,6 +102,10 @@ impl BlockReader for MappedReader {
         self.check(position, buffer.len())
     }
 
+    fn lends(&self) -> bool {
+        true
+    }
+
     fn visit(
         &self,
         position: u64,

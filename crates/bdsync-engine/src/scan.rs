@@ -11,10 +11,19 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::{Error, Result};
 
-/// What one thread does in one go, in bytes, as long as blocks are smaller than that.
-const TASK: u64 = 1 << 20;
+/// The most that one thread does in one go, in bytes, as long as blocks are smaller than that:
+/// one request. What was hashed is given back at the end of a task, which costs every other
+/// thread an interruption.
+const TASK: u64 = 4 << 20;
 
-/// What is read at once, in bytes: it shall still be in a core's cache when it is hashed.
+/// The least that one thread does in one go where there are many of them, in bytes.
+const LEAST_TASK: u64 = 1 << 20;
+
+/// What the tasks of all threads are together at most, in bytes, so that each finds another
+/// one among the requests that are open.
+const TASKS: u64 = 16 << 20;
+
+/// What is copied at once, in bytes: it shall still be in a core's cache when it is hashed.
 const SPAN: u64 = 1 << 18;
 
 /// The memory that one thread reads into, in bytes.
@@ -152,7 +161,8 @@ impl Scanner {
     ) {
         debug_assert_eq!(range.step(), hasher.block_size());
         let lanes = hasher.lanes() as u64;
-        let blocks = (TASK / range.step()).next_multiple_of(lanes).max(lanes);
+        let task = (TASKS / self.pool.current_num_threads() as u64).clamp(LEAST_TASK, TASK);
+        let blocks = (task / range.step()).next_multiple_of(lanes).max(lanes);
         let count = u64::from(range.count());
         let tasks = count.div_ceil(blocks);
         let job = Arc::new(Job {
@@ -275,7 +285,10 @@ impl<D: FnOnce(Result<Vec<u8>>)> Job<D> {
         }
         let parts = std::mem::take(&mut *self.parts.lock().unwrap_or_else(PoisonError::into_inner));
         // All parts are there: this was the last. The first error is the one that counts.
-        let digests = parts.into_iter().flatten().collect::<Result<Vec<_>>>().map(|parts| parts.concat());
+        let digests = parts.into_iter().flatten().collect::<Result<Vec<_>>>().map(|mut parts| match parts.len() {
+            1 => parts.remove(0),
+            _ => parts.concat(),
+        });
         if let Some(done) = self.done.lock().unwrap_or_else(PoisonError::into_inner).take() {
             done(digests);
         }
@@ -310,8 +323,9 @@ impl Blocks<'_> {
             let data_blocks = (data_end.max(self.position + 1) - self.position).div_ceil(step);
             let blocks = data_blocks.min((self.end - self.position) / step);
             if step * lanes <= BUFFER as u64 {
-                let span = (SPAN / step).next_multiple_of(lanes).max(lanes).min(BUFFER as u64 / step);
-                self.hash_small(blocks.min(span), size, buffer)?;
+                let copied = (SPAN / step).next_multiple_of(lanes).max(lanes).min(BUFFER as u64 / step);
+                let span = if self.scanner.reader.lends() { blocks } else { blocks.min(copied) };
+                self.hash_small(span, size, buffer)?;
             } else {
                 self.hash_large(blocks.min(lanes), size, buffer)?;
             }

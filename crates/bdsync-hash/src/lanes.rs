@@ -30,6 +30,14 @@ impl<const LANES: usize> Tails<LANES> {
         Tails { tails: [[MaybeUninit::uninit(); TAIL]; LANES], filled: 0 }
     }
 
+    /// Puts what another one is filled with behind what is there.
+    fn put_all(&mut self, others: &Self) {
+        for (tail, other) in self.tails.iter_mut().zip(&others.tails) {
+            tail[self.filled..self.filled + others.filled].copy_from_slice(&other[..others.filled]);
+        }
+        self.filled += others.filled;
+    }
+
     /// How many bytes of each tail are filled.
     pub(crate) fn filled(&self) -> usize {
         self.filled
@@ -63,10 +71,7 @@ impl<const LANES: usize> Tails<LANES> {
 impl<const LANES: usize> Clone for Tails<LANES> {
     fn clone(&self) -> Self {
         let mut tails = Self::new();
-        for (tail, filled) in tails.tails.iter_mut().zip(&self.tails) {
-            tail[..self.filled].copy_from_slice(&filled[..self.filled]);
-        }
-        tails.filled = self.filled;
+        tails.put_all(self);
         tails
     }
 }
@@ -132,7 +137,11 @@ impl<K: Kernel<LANES>, const LANES: usize> Engine for SideBySide<K, LANES> {
     }
 
     fn digest_group(&self, blocks: &[&[u8]], out: &mut [u8]) {
-        let mut running = self.salted.clone();
+        // Not a clone: that is made in one place and moved to another, all of the tails'
+        // memory with it.
+        let Running { kernel, digest_size, ref state, ref tails, total } = self.salted;
+        let mut running = Running { kernel, digest_size, state: state.clone(), tails: Tails::new(), total };
+        running.tails.put_all(tails);
         running.take_in(&with_idle_lanes(blocks));
         running.write_digests(out);
     }
