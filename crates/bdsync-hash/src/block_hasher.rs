@@ -12,8 +12,6 @@ pub const MAX_SALT: usize = 127;
 
 /// Most lanes that any implementation has.
 const MAX_LANES: usize = 16;
-/// Longest digest that any algorithm has, in bytes.
-const MAX_DIGEST: usize = 64;
 
 /// Hashes equal-sized blocks with a salt in front of each: `digest(salt || block)`.
 ///
@@ -129,7 +127,7 @@ impl BlockHasher {
                 let mut stream = self.shared.narrow.start();
                 stream.update(&[block]);
                 fill_up(&mut *stream, 1, self.block_size() - block.len() as u64);
-                stream.finish(digest);
+                stream.finish(&mut [digest]);
             }
         }
         group.flush();
@@ -141,7 +139,7 @@ impl BlockHasher {
             let mut digest = vec![0; self.digest_size()];
             let mut stream = self.shared.narrow.start();
             fill_up(&mut *stream, 1, self.block_size());
-            stream.finish(&mut digest);
+            stream.finish(&mut [&mut digest]);
             digest
         })
     }
@@ -230,9 +228,10 @@ impl Interleaved<'_> {
         let digest_size = self.hasher.digest_size();
         assert_eq!(out.len(), self.blocks * digest_size, "room for {} digests of {digest_size} bytes", self.blocks);
         let missing = self.hasher.block_size() - self.fed;
-        let mut rest = out;
+        let mut digests: Vec<_> = out.chunks_exact_mut(digest_size).collect();
+        let mut rest = &mut digests[..];
         for mut part in self.parts {
-            let (mine, others) = rest.split_at_mut(part.lanes * digest_size);
+            let (mine, others) = rest.split_at_mut(part.lanes);
             fill_up(&mut *part.stream, part.lanes, missing);
             part.stream.finish(mine);
             rest = others;
@@ -275,17 +274,11 @@ impl<'h, 'd> Group<'h, 'd> {
     }
 
     fn flush(&mut self) {
-        let digest_size = self.hasher.digest_size();
-        let mut made = [0; MAX_LANES * MAX_DIGEST];
         let mut start = 0;
         while start < self.waiting {
             let engine = self.hasher.engine_for(self.waiting - start);
             let end = self.waiting.min(start + engine.lanes());
-            let made = &mut made[..(end - start) * digest_size];
-            engine.digest_group(&self.blocks[start..end], made);
-            for (digest, made) in self.digests[start..end].iter_mut().zip(made.chunks_exact(digest_size)) {
-                digest.copy_from_slice(made);
-            }
+            engine.digest_group(&self.blocks[start..end], &mut self.digests[start..end]);
             start = end;
         }
         self.waiting = 0;

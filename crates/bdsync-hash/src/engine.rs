@@ -10,8 +10,8 @@ pub(crate) trait Engine: Send + Sync {
     fn worthwhile(&self) -> usize;
 
     /// Hashes `blocks`, at most [`lanes`](Self::lanes) of them and all of one
-    /// length, into `out`, one digest after another.
-    fn digest_group(&self, blocks: &[&[u8]], out: &mut [u8]);
+    /// length, each into its place in `digests`, which is as long as a digest.
+    fn digest_group(&self, blocks: &[&[u8]], digests: &mut [&mut [u8]]);
 
     /// Starts hashing up to [`lanes`](Self::lanes) blocks piece by piece.
     fn start(&self) -> Box<dyn Stream>;
@@ -23,6 +23,6 @@ pub(crate) trait Stream: Send + Sync {
     /// there are as many of them each time.
     fn update(&mut self, pieces: &[&[u8]]);
 
-    /// Writes the digests of as many blocks as `out` has room for.
-    fn finish(self: Box<Self>, out: &mut [u8]);
+    /// Writes the digests of as many blocks as there are places for them.
+    fn finish(self: Box<Self>, digests: &mut [&mut [u8]]);
 }

@@ -7,8 +7,10 @@
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
+use std::ptr;
 
 use crate::engine::{Engine, Stream};
+use crate::zero::ZEROS;
 
 /// Longest compression block of any digest, in bytes, twice: padding may need
 /// a second one.
@@ -30,14 +32,6 @@ impl<const LANES: usize> Tails<LANES> {
         Tails { tails: [[MaybeUninit::uninit(); TAIL]; LANES], filled: 0 }
     }
 
-    /// Puts what another one is filled with behind what is there.
-    fn put_all(&mut self, others: &Self) {
-        for (tail, other) in self.tails.iter_mut().zip(&others.tails) {
-            tail[self.filled..self.filled + others.filled].copy_from_slice(&other[..others.filled]);
-        }
-        self.filled += others.filled;
-    }
-
     /// How many bytes of each tail are filled.
     pub(crate) fn filled(&self) -> usize {
         self.filled
@@ -50,6 +44,14 @@ impl<const LANES: usize> Tails<LANES> {
         self.filled += length;
     }
 
+    /// Puts what another one is filled with behind what is there.
+    fn put_all(&mut self, others: &Self) {
+        for (tail, other) in self.tails.iter_mut().zip(&others.tails) {
+            copy(&mut tail[self.filled..][..others.filled], &other[..others.filled]);
+        }
+        self.filled += others.filled;
+    }
+
     /// Puts the same bytes behind what is in each.
     pub(crate) fn put(&mut self, bytes: &[u8]) {
         put(&mut self.tails, self.filled, bytes);
@@ -58,12 +60,12 @@ impl<const LANES: usize> Tails<LANES> {
 
     /// Puts zeros there up to `end`.
     pub(crate) fn put_zeros(&mut self, end: usize) {
-        put_zeros(&mut self.tails, self.filled..end);
+        put(&mut self.tails, self.filled, &ZEROS[..end - self.filled]);
         self.filled = end;
     }
 
     /// Where each tail begins. So many bytes are readable as are filled.
-    pub(crate) fn lanes(&self) -> [*const u8; LANES] {
+    fn lanes(&self) -> [*const u8; LANES] {
         self.tails.each_ref().map(|tail| tail.as_ptr().cast())
     }
 }
@@ -74,6 +76,15 @@ impl<const LANES: usize> Clone for Tails<LANES> {
         tails.put_all(self);
         tails
     }
+}
+
+/// Consecutive compression blocks of each lane, at least one.
+#[derive(Clone, Copy)]
+pub(crate) struct Part<const LANES: usize> {
+    /// Where those of each lane begin.
+    pub(crate) lanes: [*const u8; LANES],
+    /// How many of them each lane has.
+    pub(crate) count: usize,
 }
 
 /// A digest's compression function for several lanes.
@@ -97,28 +108,24 @@ pub(crate) trait Kernel<const LANES: usize>: Copy + Send + Sync + 'static {
     /// The chaining values before the first byte.
     fn start(&self) -> Self::State;
 
-    /// Compresses `count` consecutive blocks of each lane.
+    /// Compresses the blocks of one part after another.
     ///
     /// # Safety
     ///
-    /// Each pointer is valid for reads of `count` blocks.
-    unsafe fn compress(&self, state: &mut Self::State, lanes: &[*const u8; LANES], count: usize);
+    /// Each pointer of a part is valid for reads of as many blocks as it has.
+    unsafe fn compress(&self, state: &mut Self::State, parts: &[Part<LANES>]);
 
-    /// Pads and compresses the last bytes, at most a block; `total` bytes were taken
-    /// in with them.
-    fn finish(&self, state: &mut Self::State, tails: &mut Tails<LANES>, total: u64);
+    /// Fills the last bytes, at most a block, up to whole blocks; `total` bytes were
+    /// taken in with them. What is compressed next ends with these blocks.
+    fn pad(&self, state: &mut Self::State, tails: &mut Tails<LANES>, total: u64);
 
     /// Writes the digest of a lane, cut to the length of `out`.
     fn digest(&self, state: &Self::State, lane: usize, out: &mut [u8]);
 }
 
 /// An engine over `kernel`, with the salt taken in.
-pub(crate) fn engine<K: Kernel<LANES>, const LANES: usize>(
-    kernel: K,
-    digest_size: usize,
-    salt: &[u8],
-) -> Box<dyn Engine> {
-    let mut salted = Running { kernel, digest_size, state: kernel.start(), tails: Tails::new(), total: 0 };
+pub(crate) fn engine<K: Kernel<LANES>, const LANES: usize>(kernel: K, salt: &[u8]) -> Box<dyn Engine> {
+    let mut salted = Running { kernel, state: kernel.start(), tails: Tails::new(), total: 0 };
     salted.take_in(&[salt; LANES]);
     Box::new(SideBySide { salted })
 }
@@ -136,14 +143,14 @@ impl<K: Kernel<LANES>, const LANES: usize> Engine for SideBySide<K, LANES> {
         self.salted.kernel.worthwhile()
     }
 
-    fn digest_group(&self, blocks: &[&[u8]], out: &mut [u8]) {
+    fn digest_group(&self, blocks: &[&[u8]], digests: &mut [&mut [u8]]) {
         // Not a clone: that is made in one place and moved to another, all of the tails'
         // memory with it.
-        let Running { kernel, digest_size, ref state, ref tails, total } = self.salted;
-        let mut running = Running { kernel, digest_size, state: state.clone(), tails: Tails::new(), total };
+        let Running { kernel, ref state, ref tails, total } = self.salted;
+        let mut running = Running { kernel, state: state.clone(), tails: Tails::new(), total };
         running.tails.put_all(tails);
         running.take_in(&with_idle_lanes(blocks));
-        running.write_digests(out);
+        running.write_digests(digests);
     }
 
     fn start(&self) -> Box<dyn Stream> {
@@ -155,7 +162,6 @@ impl<K: Kernel<LANES>, const LANES: usize> Engine for SideBySide<K, LANES> {
 #[derive(Clone)]
 struct Running<K: Kernel<LANES>, const LANES: usize> {
     kernel: K,
-    digest_size: usize,
     state: K::State,
     /// What was taken in but not compressed; at most a compression block.
     tails: Tails<LANES>,
@@ -168,8 +174,8 @@ impl<K: Kernel<LANES>, const LANES: usize> Stream for Running<K, LANES> {
         self.take_in(&with_idle_lanes(pieces));
     }
 
-    fn finish(mut self: Box<Self>, out: &mut [u8]) {
-        self.write_digests(out);
+    fn finish(mut self: Box<Self>, digests: &mut [&mut [u8]]) {
+        self.write_digests(digests);
     }
 }
 
@@ -182,33 +188,35 @@ impl<K: Kernel<LANES>, const LANES: usize> Running<K, LANES> {
         let block = self.kernel.block_size();
         // A block that waits leaves at least one byte behind it.
         let kept_back = usize::from(K::LAST_BLOCK_WAITS);
-        let mut start = 0;
         let filled = self.tails.filled();
-        if filled > 0 {
-            start = length.min(block - filled);
-            self.tails.keep(pieces, 0..start);
-            if self.tails.filled() < block || length - start < kept_back {
-                return;
-            }
-            // SAFETY: a block of each tail is filled.
-            unsafe { self.kernel.compress(&mut self.state, &self.tails.lanes(), 1) };
-            self.tails.filled = 0;
+        let start = if filled > 0 { length.min(block - filled) } else { 0 };
+        self.tails.keep(pieces, 0..start);
+        if filled > 0 && (self.tails.filled() < block || length - start < kept_back) {
+            return;
         }
 
         let count = (length - start).saturating_sub(kept_back) / block;
         let end = start + count * block;
-        if count > 0 {
-            let lanes = pieces.map(|piece| piece[start..end].as_ptr());
-            // SAFETY: each piece has `count` blocks from `start`.
-            unsafe { self.kernel.compress(&mut self.state, &lanes, count) };
-        }
+        let parts = [
+            Part { lanes: self.tails.lanes(), count: 1 },
+            Part { lanes: pieces.map(|piece| piece[start..end].as_ptr()), count },
+        ];
+        let used = usize::from(filled == 0)..1 + usize::from(count > 0);
+        // SAFETY: a block of each tail is filled if any was waiting, and each piece has
+        // `count` blocks from `start`.
+        unsafe { self.kernel.compress(&mut self.state, &parts[used]) };
+        self.tails.filled = 0;
+        // Not before: what comes last is in the cache now.
         self.tails.keep(pieces, end..length);
     }
 
-    fn write_digests(&mut self, out: &mut [u8]) {
-        self.kernel.finish(&mut self.state, &mut self.tails, self.total);
-        for (lane, out) in out.chunks_exact_mut(self.digest_size).enumerate() {
-            self.kernel.digest(&self.state, lane, out);
+    fn write_digests(&mut self, digests: &mut [&mut [u8]]) {
+        self.kernel.pad(&mut self.state, &mut self.tails, self.total);
+        let last = Part { lanes: self.tails.lanes(), count: self.tails.filled() / self.kernel.block_size() };
+        // SAFETY: so many blocks of each tail are filled.
+        unsafe { self.kernel.compress(&mut self.state, &[last]) };
+        for (lane, digest) in digests.iter_mut().enumerate() {
+            self.kernel.digest(&self.state, lane, digest);
         }
     }
 }
@@ -218,21 +226,36 @@ impl<K: Kernel<LANES>, const LANES: usize> Running<K, LANES> {
 #[inline(never)]
 fn copy_parts(tails: &mut [Tail], start: usize, pieces: &[&[u8]], part: Range<usize>) {
     for (tail, piece) in tails.iter_mut().zip(pieces) {
-        tail[start..start + part.len()].write_copy_of_slice(&piece[part.clone()]);
+        copy(&mut tail[start..][..part.len()], initialised(&piece[part.clone()]));
     }
 }
 
 #[inline(never)]
 fn put(tails: &mut [Tail], start: usize, bytes: &[u8]) {
     for tail in tails {
-        tail[start..start + bytes.len()].write_copy_of_slice(bytes);
+        copy(&mut tail[start..][..bytes.len()], initialised(bytes));
     }
 }
 
-#[inline(never)]
-fn put_zeros(tails: &mut [Tail], part: Range<usize>) {
-    for tail in tails {
-        tail[part.clone()].fill(MaybeUninit::new(0));
+/// Bytes as what need not be any.
+fn initialised(bytes: &[u8]) -> &[MaybeUninit<u8>] {
+    // SAFETY: what is initialised is also what may be.
+    unsafe { &*(ptr::from_ref(bytes) as *const [MaybeUninit<u8>]) }
+}
+
+/// Copies a few bytes, without the call that takes longer than that.
+#[inline(always)]
+fn copy(to: &mut [MaybeUninit<u8>], from: &[MaybeUninit<u8>]) {
+    const CHUNK: usize = 32;
+    // A length that is not a multiple ends with a chunk that covers some bytes twice.
+    if let (Some(to), Some(from)) = (to.last_chunk_mut::<CHUNK>(), from.last_chunk::<CHUNK>()) {
+        *to = *from;
+    } else {
+        to.copy_from_slice(from);
+        return;
+    }
+    for (to, from) in to.as_chunks_mut::<CHUNK>().0.iter_mut().zip(from.as_chunks::<CHUNK>().0) {
+        *to = *from;
     }
 }
 
@@ -243,20 +266,13 @@ fn with_idle_lanes<'p, const LANES: usize>(pieces: &[&'p [u8]]) -> [&'p [u8]; LA
     lanes
 }
 
-/// Finishes the way MD4 did, and all that followed it: one bit, zeros, and the
+/// Pads the way MD4 did, and all that followed it: one bit, zeros, and the
 /// length in bits, as `bits` has it, in the last bytes of a block.
-pub(crate) fn finish_with_length<K: Kernel<LANES>, const LANES: usize>(
-    kernel: &K,
-    state: &mut K::State,
-    tails: &mut Tails<LANES>,
-    bits: &[u8],
-) {
-    let count = (tails.filled() + 1 + bits.len()).div_ceil(kernel.block_size());
+pub(crate) fn pad_with_length<const LANES: usize>(block_size: usize, tails: &mut Tails<LANES>, bits: &[u8]) {
+    let end = (tails.filled() + 1 + bits.len()).next_multiple_of(block_size);
     tails.put(&[0x80]);
-    tails.put_zeros(count * kernel.block_size() - bits.len());
+    tails.put_zeros(end - bits.len());
     tails.put(bits);
-    // SAFETY: `count` blocks of each tail are filled.
-    unsafe { kernel.compress(state, &tails.lanes(), count) };
 }
 
 /// Writes the words' bytes, as far as `out` goes.

@@ -8,8 +8,8 @@ pub(crate) struct Pair {
     /// The one with more lanes.
     pub(crate) first: Box<dyn Engine>,
     pub(crate) second: Box<dyn Engine>,
-    /// Lengths of their digests in bytes.
-    pub(crate) digest_sizes: [usize; 2],
+    /// Length of the first one's digests, in bytes.
+    pub(crate) first_size: usize,
 }
 
 impl Engine for Pair {
@@ -21,14 +21,13 @@ impl Engine for Pair {
         self.first.worthwhile()
     }
 
-    fn digest_group(&self, blocks: &[&[u8]], out: &mut [u8]) {
-        let mut digests = Digests::new(out, self.digest_sizes);
-        self.first.digest_group(blocks, &mut digests.first);
-        let chunk = self.second.lanes() * self.digest_sizes[1];
-        for (blocks, digests) in blocks.chunks(self.second.lanes()).zip(digests.second.chunks_mut(chunk)) {
+    fn digest_group(&self, blocks: &[&[u8]], digests: &mut [&mut [u8]]) {
+        let (mut first, mut second) = split(digests, self.first_size);
+        self.first.digest_group(blocks, &mut first);
+        let lanes = self.second.lanes();
+        for (blocks, digests) in blocks.chunks(lanes).zip(second.chunks_mut(lanes)) {
             self.second.digest_group(blocks, digests);
         }
-        digests.put_together(out);
     }
 
     fn start(&self) -> Box<dyn Stream> {
@@ -37,7 +36,7 @@ impl Engine for Pair {
             first: self.first.start(),
             second: (0..count).map(|_| self.second.start()).collect(),
             second_lanes: self.second.lanes(),
-            digest_sizes: self.digest_sizes,
+            first_size: self.first_size,
         })
     }
 }
@@ -47,7 +46,7 @@ struct PairStream {
     /// As many as it takes for the lanes of the first.
     second: Vec<Box<dyn Stream>>,
     second_lanes: usize,
-    digest_sizes: [usize; 2],
+    first_size: usize,
 }
 
 impl Stream for PairStream {
@@ -58,41 +57,16 @@ impl Stream for PairStream {
         }
     }
 
-    fn finish(self: Box<Self>, out: &mut [u8]) {
-        let mut digests = Digests::new(out, self.digest_sizes);
-        self.first.finish(&mut digests.first);
-        let chunk = self.second_lanes * self.digest_sizes[1];
-        for (stream, digests) in self.second.into_iter().zip(digests.second.chunks_mut(chunk)) {
+    fn finish(self: Box<Self>, digests: &mut [&mut [u8]]) {
+        let (mut first, mut second) = split(digests, self.first_size);
+        self.first.finish(&mut first);
+        for (stream, digests) in self.second.into_iter().zip(second.chunks_mut(self.second_lanes)) {
             stream.finish(digests);
         }
-        digests.put_together(out);
     }
 }
 
-/// The digests of some blocks by the one engine and by the other.
-struct Digests {
-    first: Vec<u8>,
-    second: Vec<u8>,
-    sizes: [usize; 2],
-}
-
-impl Digests {
-    /// For as many blocks as `out` has room for.
-    fn new(out: &[u8], sizes: [usize; 2]) -> Self {
-        let blocks = out.len() / (sizes[0] + sizes[1]);
-        Digests { first: vec![0; blocks * sizes[0]], second: vec![0; blocks * sizes[1]], sizes }
-    }
-
-    /// Writes the two digests of each block one behind the other.
-    fn put_together(&self, out: &mut [u8]) {
-        let [first_size, second_size] = self.sizes;
-        for ((out, first), second) in out
-            .chunks_exact_mut(first_size + second_size)
-            .zip(self.first.chunks_exact(first_size))
-            .zip(self.second.chunks_exact(second_size))
-        {
-            out[..first_size].copy_from_slice(first);
-            out[first_size..].copy_from_slice(second);
-        }
-    }
+/// The places of the first engine's digests, and of those of the second, behind them.
+fn split<'d>(digests: &'d mut [&mut [u8]], first_size: usize) -> (Vec<&'d mut [u8]>, Vec<&'d mut [u8]>) {
+    digests.iter_mut().map(|digest| digest.split_at_mut(first_size)).unzip()
 }

@@ -48,21 +48,18 @@ pub(crate) fn visit<V: Visitor>(algorithm: Algorithm, visitor: V) -> V::Result {
 
 /// The portable engine of the algorithm.
 pub(crate) fn engine(algorithm: Algorithm, salt: &[u8]) -> Box<dyn Engine> {
-    struct MakeEngine<'a>(&'a [u8], usize);
+    struct MakeEngine<'a>(&'a [u8]);
     impl Visitor for MakeEngine<'_> {
         type Result = Box<dyn Engine>;
         fn visit<D: Digest>(self, mut salted: D) -> Box<dyn Engine> {
             salted.update(self.0);
-            Box::new(OneByOne { salted, digest_size: self.1 })
+            Box::new(OneByOne(salted))
         }
     }
-    visit(algorithm, MakeEngine(salt, algorithm.digest_size()))
+    visit(algorithm, MakeEngine(salt))
 }
 
-struct OneByOne<D> {
-    salted: D,
-    digest_size: usize,
-}
+struct OneByOne<D>(D);
 
 impl<D: Digest> Engine for OneByOne<D> {
     fn lanes(&self) -> usize {
@@ -73,16 +70,16 @@ impl<D: Digest> Engine for OneByOne<D> {
         1
     }
 
-    fn digest_group(&self, blocks: &[&[u8]], out: &mut [u8]) {
-        for (block, out) in blocks.iter().zip(out.chunks_exact_mut(self.digest_size)) {
-            let mut digest = self.salted.clone();
+    fn digest_group(&self, blocks: &[&[u8]], digests: &mut [&mut [u8]]) {
+        for (block, out) in blocks.iter().zip(digests) {
+            let mut digest = self.0.clone();
             digest.update(block);
             digest.finish(out);
         }
     }
 
     fn start(&self) -> Box<dyn Stream> {
-        Box::new(One(self.salted.clone()))
+        Box::new(One(self.0.clone()))
     }
 }
 
@@ -95,8 +92,8 @@ impl<D: Digest> Stream for One<D> {
         }
     }
 
-    fn finish(self: Box<Self>, out: &mut [u8]) {
-        self.0.finish(out);
+    fn finish(self: Box<Self>, digests: &mut [&mut [u8]]) {
+        self.0.finish(digests[0]);
     }
 }
 

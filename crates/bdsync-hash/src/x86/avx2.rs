@@ -11,6 +11,7 @@ use std::arch::x86_64::{
 
 use super::registers::registers;
 use super::words::{Rounds, Vectors, Words};
+use crate::lanes::Part;
 
 /// AVX2. Every processor that has it has the bit manipulations too.
 #[derive(Clone, Copy)]

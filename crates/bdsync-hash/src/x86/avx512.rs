@@ -11,6 +11,7 @@ use std::arch::x86_64::{
 
 use super::registers::registers;
 use super::words::{Rounds, Vectors, Words};
+use crate::lanes::Part;
 
 /// The parts of AVX-512 that all processors with 512-bit registers have but
 /// the earliest, which were made for other work.

@@ -1,6 +1,7 @@
 //! Two groups of lanes in step, for processors that one group leaves idle.
 
 use super::words::{Rounds, Vectors, Word, Words};
+use crate::lanes::Part;
 
 /// The lanes of the first, and then those of the second, which the features of
 /// the first have to be enough for.
@@ -15,11 +16,10 @@ impl<A: Vectors, B: Copy + Send + Sync + 'static> Vectors for Beside<A, B> {
         self,
         kernel: &K,
         state: &mut K::State,
-        lanes: &[*const u8; LANES],
-        count: usize,
+        parts: &[Part<LANES>],
     ) {
         // SAFETY: the caller's promise.
-        unsafe { self.0.enter(kernel, state, lanes, count) }
+        unsafe { self.0.enter(kernel, state, parts) }
     }
 }
 

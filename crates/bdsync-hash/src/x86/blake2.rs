@@ -7,7 +7,7 @@ use super::avx2::Avx2;
 use super::avx512::Avx512;
 use super::words::{Rounds, Word, Words, block, write_lane};
 use crate::constants::{SHA256_START, SHA512_START};
-use crate::lanes::{Kernel, TAIL, Tails};
+use crate::lanes::{Kernel, Part, TAIL, Tails};
 
 /// Gives a macro the words of the message that each round takes.
 macro_rules! with_order {
@@ -119,8 +119,8 @@ pub(super) struct State<W, const LANES: usize> {
     chain: [[W; LANES]; 8],
     /// Bytes that each lane has compressed.
     counted: u64,
-    /// Whether what is compressed is the end.
-    last: bool,
+    /// How many bytes there are in all, when what is compressed is the end.
+    total: Option<u64>,
 }
 
 /// Registers that BLAKE2 can be computed in.
@@ -206,22 +206,18 @@ impl<W: Variant, S: Mixing<W, LANES>, const LANES: usize> Kernel<LANES> for Blak
     }
 
     fn start(&self) -> Self::State {
-        State { chain: self.start.map(|word| [word; LANES]), counted: 0, last: false }
+        State { chain: self.start.map(|word| [word; LANES]), counted: 0, total: None }
     }
 
-    unsafe fn compress(&self, state: &mut Self::State, lanes: &[*const u8; LANES], count: usize) {
+    unsafe fn compress(&self, state: &mut Self::State, parts: &[Part<LANES>]) {
         // SAFETY: the caller's promise.
-        unsafe { self.words.enter(self, state, lanes, count) };
+        unsafe { self.words.enter(self, state, parts) };
     }
 
-    fn finish(&self, state: &mut Self::State, tails: &mut Tails<LANES>, total: u64) {
+    fn pad(&self, state: &mut Self::State, tails: &mut Tails<LANES>, total: u64) {
         const { assert!(block::<W>() <= TAIL) };
         tails.put_zeros(block::<W>());
-        // The count of the last block is that of its data alone.
-        state.counted = total.wrapping_sub(block::<W>() as u64);
-        state.last = true;
-        // SAFETY: a block of each tail is filled.
-        unsafe { self.compress(state, &tails.lanes(), 1) };
+        state.total = Some(total);
     }
 
     fn digest(&self, state: &Self::State, lane: usize, out: &mut [u8]) {
@@ -233,44 +229,60 @@ impl<W: Variant, S: Mixing<W, LANES>, const LANES: usize> Rounds<LANES> for Blak
     type State = State<W, LANES>;
 
     #[inline(always)]
-    unsafe fn rounds(&self, state: &mut Self::State, lanes: &[*const u8; LANES], count: usize) {
+    unsafe fn rounds(&self, state: &mut Self::State, parts: &[Part<LANES>]) {
         let s = self.words;
-        let mut chain = s.load_all(&state.chain);
-        let last = s.all(W::LAST[usize::from(state.last)]);
-        let mut counter = state.counted;
-        if count == 0 {
+        let Some(first) = parts.first() else {
             return;
-        }
+        };
+        let mut chain = s.load_all(&state.chain);
+        let mut counter = state.counted;
         // SAFETY: the caller's promise.
-        let mut message = unsafe { s.first(lanes) };
-        for index in 1..=count {
-            counter = counter.wrapping_add(block::<W>() as u64);
-            let [c0, c1, c2, c3, c4, c5, c6, c7] = chain;
-            let [c8, c9, c10, c11, c12, c13, c14, c15] = s.all_of(&W::START);
-            let [low, high] = s.all_of(&W::halves(counter));
-            let v = [
-                c0,
-                c1,
-                c2,
-                c3,
-                c4,
-                c5,
-                c6,
-                c7,
-                c8,
-                c9,
-                c10,
-                c11,
-                s.xor(c12, low),
-                s.xor(c13, high),
-                s.xor(c14, last),
-                c15,
-            ];
-            let next = (index < count).then_some(index * block::<W>());
-            // SAFETY: the caller promises `count` blocks, which are more than none.
-            let v = unsafe { s.mix(v, &mut message, lanes, next) };
-            for (i, word) in chain.iter_mut().enumerate() {
-                *word = s.xor3(*word, v[i], v[i + 8]);
+        let mut message = unsafe { s.first(&first.lanes) };
+        let mut lanes = &first.lanes;
+        for (index, part) in parts.iter().enumerate() {
+            for done in 1..=part.count {
+                counter = counter.wrapping_add(block::<W>() as u64);
+                let mut last = W::LAST[0];
+                let next = if done < part.count {
+                    Some(done * block::<W>())
+                } else if let Some(next) = parts.get(index + 1) {
+                    lanes = &next.lanes;
+                    Some(0)
+                } else {
+                    if let Some(total) = state.total {
+                        // The count of the last block is that of its data alone.
+                        counter = total;
+                        last = W::LAST[1];
+                    }
+                    None
+                };
+                let [c0, c1, c2, c3, c4, c5, c6, c7] = chain;
+                let [c8, c9, c10, c11, c12, c13, c14, c15] = s.all_of(&W::START);
+                let [low, high] = s.all_of(&W::halves(counter));
+                let last = s.all(last);
+                let v = [
+                    c0,
+                    c1,
+                    c2,
+                    c3,
+                    c4,
+                    c5,
+                    c6,
+                    c7,
+                    c8,
+                    c9,
+                    c10,
+                    c11,
+                    s.xor(c12, low),
+                    s.xor(c13, high),
+                    s.xor(c14, last),
+                    c15,
+                ];
+                // SAFETY: the caller promises as many blocks as the parts have.
+                let v = unsafe { s.mix(v, &mut message, lanes, next) };
+                for (i, word) in chain.iter_mut().enumerate() {
+                    *word = s.xor3(*word, v[i], v[i + 8]);
+                }
             }
         }
         s.store_all(&mut state.chain, chain);

@@ -2,7 +2,7 @@
 //! length, and chaining values that are the digest in the end.
 
 use super::words::{Rounds, Word, Words, block, write_lane};
-use crate::lanes::{Kernel, Tails, finish_with_length};
+use crate::lanes::{Kernel, Part, Tails, pad_with_length};
 
 /// Such a digest, for words of any number of lanes. A compression block has
 /// sixteen words, and the length in bits takes two of them.
@@ -21,7 +21,7 @@ pub(super) trait Chained: Copy + Send + Sync + 'static {
     /// How many blocks make it worth while to run so many lanes.
     fn worthwhile(&self, lanes: usize) -> usize;
 
-    /// See [`Rounds::rounds`].
+    /// Compresses `count` consecutive blocks of each lane. Always inlined.
     ///
     /// # Safety
     ///
@@ -54,19 +54,17 @@ impl<D: Chained, S: Words<D::Word, LANES>, const LANES: usize> Kernel<LANES> for
         self.0.start()
     }
 
-    unsafe fn compress(&self, state: &mut Self::State, lanes: &[*const u8; LANES], count: usize) {
+    unsafe fn compress(&self, state: &mut Self::State, parts: &[Part<LANES>]) {
         // SAFETY: the caller's promise.
-        unsafe { self.1.enter(self, state, lanes, count) }
+        unsafe { self.1.enter(self, state, parts) }
     }
 
-    fn finish(&self, state: &mut Self::State, tails: &mut Tails<LANES>, total: u64) {
+    fn pad(&self, _state: &mut Self::State, tails: &mut Tails<LANES>, total: u64) {
         let bits = u128::from(total) * 8;
         let length = 2 * size_of::<D::Word>();
-        if D::BIG_ENDIAN {
-            finish_with_length(self, state, tails, &bits.to_be_bytes()[size_of::<u128>() - length..]);
-        } else {
-            finish_with_length(self, state, tails, &bits.to_le_bytes()[..length]);
-        }
+        let (big, little) = (bits.to_be_bytes(), bits.to_le_bytes());
+        let bits = if D::BIG_ENDIAN { &big[size_of::<u128>() - length..] } else { &little[..length] };
+        pad_with_length(block::<D::Word>(), tails, bits);
     }
 
     fn digest(&self, state: &Self::State, lane: usize, out: &mut [u8]) {
@@ -78,8 +76,10 @@ impl<D: Chained, S: Words<D::Word, LANES>, const LANES: usize> Rounds<LANES> for
     type State = D::State<LANES>;
 
     #[inline(always)]
-    unsafe fn rounds(&self, state: &mut Self::State, lanes: &[*const u8; LANES], count: usize) {
-        // SAFETY: the caller's promise.
-        unsafe { self.0.rounds(self.1, state, lanes, count) }
+    unsafe fn rounds(&self, state: &mut Self::State, parts: &[Part<LANES>]) {
+        for part in parts {
+            // SAFETY: the caller's promise.
+            unsafe { self.0.rounds(self.1, state, &part.lanes, part.count) };
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! SHAKE's digests are shorter than its rate here, so that one squeeze does.
 
 use super::words::{Rounds, Words, write_lane};
-use crate::lanes::{Kernel, TAIL, Tails};
+use crate::lanes::{Kernel, Part, TAIL, Tails};
 
 /// Bytes of the state.
 const WIDTH: usize = 200;
@@ -75,12 +75,12 @@ impl<S: Words<u64, LANES>, const LANES: usize> Kernel<LANES> for Keccak<S> {
         [[0; LANES]; 25]
     }
 
-    unsafe fn compress(&self, state: &mut State<LANES>, lanes: &[*const u8; LANES], count: usize) {
+    unsafe fn compress(&self, state: &mut State<LANES>, parts: &[Part<LANES>]) {
         // SAFETY: the caller's promise.
-        unsafe { self.words.enter(self, state, lanes, count) }
+        unsafe { self.words.enter(self, state, parts) }
     }
 
-    fn finish(&self, state: &mut State<LANES>, tails: &mut Tails<LANES>, _total: u64) {
+    fn pad(&self, _state: &mut State<LANES>, tails: &mut Tails<LANES>, _total: u64) {
         debug_assert!(self.rate <= TAIL);
         let last = self.rate - 1;
         if tails.filled() == last {
@@ -90,8 +90,6 @@ impl<S: Words<u64, LANES>, const LANES: usize> Kernel<LANES> for Keccak<S> {
             tails.put_zeros(last);
             tails.put(&[0x80]);
         }
-        // SAFETY: a block of each tail is filled.
-        unsafe { self.compress(state, &tails.lanes(), 1) };
     }
 
     fn digest(&self, state: &State<LANES>, lane: usize, out: &mut [u8]) {
@@ -104,10 +102,10 @@ impl<S: Words<u64, LANES>, const LANES: usize> Rounds<LANES> for Keccak<S> {
     type State = State<LANES>;
 
     #[inline(always)]
-    unsafe fn rounds(&self, state: &mut State<LANES>, lanes: &[*const u8; LANES], count: usize) {
+    unsafe fn rounds(&self, state: &mut State<LANES>, parts: &[Part<LANES>]) {
         let (s, rate) = (self.words, self.rate);
         let mut words = s.load_all(state);
-        for block in 0..count {
+        for (lanes, block) in parts.iter().flat_map(|part| (0..part.count).map(|block| (&part.lanes, block))) {
             let start = block * rate;
             let (pairs, odd) = words[..rate / 8].as_chunks_mut::<2>();
             for (i, pair) in pairs.iter_mut().enumerate() {

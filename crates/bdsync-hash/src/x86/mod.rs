@@ -52,12 +52,12 @@ pub(crate) fn engine(implementation: Implementation, algorithm: Algorithm, salt:
 /// BLAKE2b may have more lanes than the registers' own.
 macro_rules! wide {
     ($algorithm:ident, $salt:ident, $words:expr, md5: $md5:expr, sha512: $sha512:expr, blake2b: $blake2b:expr, sha1: $sha1:expr) => {{
-        let (words, size) = ($words, $algorithm.digest_size());
-        let sha256 = |start| lanes::engine(InRegisters(Sha2(start), words), size, $salt);
-        let sha512 = |start| lanes::engine(InRegisters(Sha2(start), $sha512), size, $salt);
+        let words = $words;
+        let sha256 = |start| lanes::engine(InRegisters(Sha2(start), words), $salt);
+        let sha512 = |start| lanes::engine(InRegisters(Sha2(start), $sha512), $salt);
         match $algorithm {
-            Algorithm::Md5 => lanes::engine(InRegisters(Md5, $md5), size, $salt),
-            Algorithm::Sha1 => lanes::engine(InRegisters(Sha1, words), size, $salt),
+            Algorithm::Md5 => lanes::engine(InRegisters(Md5, $md5), $salt),
+            Algorithm::Sha1 => lanes::engine(InRegisters(Sha1, words), $salt),
             Algorithm::Sha224 => sha256(&SHA224_START),
             Algorithm::Sha256 => sha256(&SHA256_START),
             Algorithm::Sha384 => sha512(&SHA384_START),
@@ -65,18 +65,18 @@ macro_rules! wide {
             Algorithm::Sha512_224 => sha512(&SHA512_224_START),
             Algorithm::Sha512_256 => sha512(&SHA512_256_START),
             Algorithm::Sha3_224 | Algorithm::Sha3_256 | Algorithm::Sha3_384 | Algorithm::Sha3_512 => {
-                lanes::engine(Keccak::sha3(words, size), size, $salt)
+                lanes::engine(Keccak::sha3(words, $algorithm.digest_size()), $salt)
             }
-            Algorithm::Shake128 => lanes::engine(Keccak::shake(words, 16), size, $salt),
-            Algorithm::Shake256 => lanes::engine(Keccak::shake(words, 32), size, $salt),
-            Algorithm::Blake2b512 => lanes::engine(Blake2::b512($blake2b), size, $salt),
-            Algorithm::Blake2s256 => lanes::engine(Blake2::s256(words), size, $salt),
-            Algorithm::Ripemd160 => lanes::engine(InRegisters(Ripemd160, words), size, $salt),
-            Algorithm::Sm3 => lanes::engine(InRegisters(Sm3, words), size, $salt),
+            Algorithm::Shake128 => lanes::engine(Keccak::shake(words, 16), $salt),
+            Algorithm::Shake256 => lanes::engine(Keccak::shake(words, 32), $salt),
+            Algorithm::Blake2b512 => lanes::engine(Blake2::b512($blake2b), $salt),
+            Algorithm::Blake2s256 => lanes::engine(Blake2::s256(words), $salt),
+            Algorithm::Ripemd160 => lanes::engine(InRegisters(Ripemd160, words), $salt),
+            Algorithm::Sm3 => lanes::engine(InRegisters(Sm3, words), $salt),
             Algorithm::Md5Sha1 => Box::new(Pair {
-                first: lanes::engine(InRegisters(Md5, $md5), Algorithm::Md5.digest_size(), $salt),
+                first: lanes::engine(InRegisters(Md5, $md5), $salt),
                 second: $sha1,
-                digest_sizes: [Algorithm::Md5, Algorithm::Sha1].map(Algorithm::digest_size),
+                first_size: Algorithm::Md5.digest_size(),
             }),
         }
     }};
@@ -100,11 +100,10 @@ fn avx2(words: Avx2, algorithm: Algorithm, salt: &[u8]) -> Box<dyn Engine> {
 }
 
 fn sha_ni(features: ShaNi, algorithm: Algorithm, salt: &[u8]) -> Option<Box<dyn Engine>> {
-    let size = algorithm.digest_size();
     Some(match algorithm {
-        Algorithm::Sha1 => lanes::engine(sha1_ni::Sha1(features), size, salt),
-        Algorithm::Sha224 => lanes::engine(sha256_ni::Sha256::new(features, &SHA224_START), size, salt),
-        Algorithm::Sha256 => lanes::engine(sha256_ni::Sha256::new(features, &SHA256_START), size, salt),
+        Algorithm::Sha1 => lanes::engine(sha1_ni::Sha1(features), salt),
+        Algorithm::Sha224 => lanes::engine(sha256_ni::Sha256::new(features, &SHA224_START), salt),
+        Algorithm::Sha256 => lanes::engine(sha256_ni::Sha256::new(features, &SHA256_START), salt),
         _ => return None,
     })
 }

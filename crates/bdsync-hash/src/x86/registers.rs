@@ -19,22 +19,20 @@ macro_rules! registers {
                 self,
                 kernel: &K,
                 state: &mut K::State,
-                lanes: &[*const u8; LANES],
-                count: usize,
+                parts: &[Part<LANES>],
             ) {
                 #[target_feature(enable = $features)]
                 unsafe fn with_features<K: Rounds<LANES>, const LANES: usize>(
                     kernel: &K,
                     state: &mut K::State,
-                    lanes: &[*const u8; LANES],
-                    count: usize,
+                    parts: &[Part<LANES>],
                 ) {
                     // SAFETY: the caller's promise.
-                    unsafe { kernel.rounds(state, lanes, count) }
+                    unsafe { kernel.rounds(state, parts) }
                 }
                 // SAFETY: there is a `self` only where the processor has the features;
                 // the rest is the caller's promise.
-                unsafe { with_features(kernel, state, lanes, count) }
+                unsafe { with_features(kernel, state, parts) }
             }
         }
 

@@ -1,6 +1,7 @@
 //! One lane in general registers.
 
 use super::words::{Rounds, Vectors, Words};
+use crate::lanes::Part;
 
 /// General registers, which every processor has.
 #[derive(Clone, Copy)]
@@ -14,11 +15,10 @@ impl Vectors for Scalar {
         self,
         kernel: &K,
         state: &mut K::State,
-        lanes: &[*const u8; LANES],
-        count: usize,
+        parts: &[Part<LANES>],
     ) {
         // SAFETY: the caller's promise.
-        unsafe { kernel.rounds(state, lanes, count) }
+        unsafe { kernel.rounds(state, parts) }
     }
 }
 

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use super::sha_ni::ShaNi;
 use crate::constants::SHA1_START;
-use crate::lanes::{Kernel, Tails, finish_with_length, write_words};
+use crate::lanes::{Kernel, Part, Tails, pad_with_length, write_words};
 
 const LANES: usize = 4;
 const BLOCK: usize = 64;
@@ -32,14 +32,14 @@ impl Kernel<LANES> for Sha1 {
         [SHA1_START; LANES]
     }
 
-    unsafe fn compress(&self, state: &mut State, lanes: &[*const u8; LANES], count: usize) {
+    unsafe fn compress(&self, state: &mut State, parts: &[Part<LANES>]) {
         // SAFETY: the processor has the features, and the pointers are as asked for.
-        unsafe { compress(state, lanes, count) }
+        unsafe { compress(state, parts) }
     }
 
-    fn finish(&self, state: &mut State, tails: &mut Tails<LANES>, total: u64) {
+    fn pad(&self, _state: &mut State, tails: &mut Tails<LANES>, total: u64) {
         let bits = total.wrapping_mul(8).to_be_bytes();
-        finish_with_length(self, state, tails, &bits);
+        pad_with_length(BLOCK, tails, &bits);
     }
 
     fn digest(&self, state: &State, lane: usize, out: &mut [u8]) {
@@ -49,9 +49,9 @@ impl Kernel<LANES> for Sha1 {
 
 /// # Safety
 ///
-/// Each pointer is valid for reads of `count` blocks.
+/// As for [`Kernel::compress`].
 #[target_feature(enable = "sha,avx")]
-unsafe fn compress(state: &mut State, lanes: &[*const u8; LANES], count: usize) {
+unsafe fn compress(state: &mut State, parts: &[Part<LANES>]) {
     let big_endian = _mm_set_epi64x(0x0001_0203_0405_0607, 0x0809_0a0b_0c0d_0e0f);
     // The instructions want the first word in the highest place.
     let mut abcd = state.map(|words| {
@@ -59,7 +59,7 @@ unsafe fn compress(state: &mut State, lanes: &[*const u8; LANES], count: usize) 
         _mm_set_epi32(a, b, c, d)
     });
     let mut e = state.map(|words| _mm_set_epi32(words[4].cast_signed(), 0, 0, 0));
-    for block in 0..count {
+    for (lanes, block) in parts.iter().flat_map(|part| (0..part.count).map(|block| (&part.lanes, block))) {
         let (abcd_before, e_before) = (abcd, e);
         let mut words: [[__m128i; 4]; LANES] = lanes.map(|lane| {
             std::array::from_fn(|i| {

@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 
 use super::sha_ni::ShaNi;
 use crate::constants::SHA256_K;
-use crate::lanes::{Kernel, Tails, finish_with_length, write_words};
+use crate::lanes::{Kernel, Part, Tails, pad_with_length, write_words};
 
 const LANES: usize = 2;
 const BLOCK: usize = 64;
@@ -46,14 +46,14 @@ impl Kernel<LANES> for Sha256 {
         [*self.start; LANES]
     }
 
-    unsafe fn compress(&self, state: &mut State, lanes: &[*const u8; LANES], count: usize) {
+    unsafe fn compress(&self, state: &mut State, parts: &[Part<LANES>]) {
         // SAFETY: the processor has the features, and the pointers are as asked for.
-        unsafe { compress(state, lanes, count) }
+        unsafe { compress(state, parts) }
     }
 
-    fn finish(&self, state: &mut State, tails: &mut Tails<LANES>, total: u64) {
+    fn pad(&self, _state: &mut State, tails: &mut Tails<LANES>, total: u64) {
         let bits = total.wrapping_mul(8).to_be_bytes();
-        finish_with_length(self, state, tails, &bits);
+        pad_with_length(BLOCK, tails, &bits);
     }
 
     fn digest(&self, state: &State, lane: usize, out: &mut [u8]) {
@@ -81,14 +81,14 @@ fn unpack(words: __m128i) -> [u32; 4] {
 
 /// # Safety
 ///
-/// Each pointer is valid for reads of `count` blocks.
+/// As for [`Kernel::compress`].
 #[target_feature(enable = "sha,avx")]
-unsafe fn compress(state: &mut State, lanes: &[*const u8; LANES], count: usize) {
+unsafe fn compress(state: &mut State, parts: &[Part<LANES>]) {
     let big_endian = _mm_set_epi64x(0x0c0d_0e0f_0809_0a0b, 0x0405_0607_0001_0203);
     // The order in which the instructions want the words.
     let mut abef = state.map(|[a, b, _, _, e, f, _, _]| pack([a, b, e, f]));
     let mut cdgh = state.map(|[_, _, c, d, _, _, g, h]| pack([c, d, g, h]));
-    for block in 0..count {
+    for (lanes, block) in parts.iter().flat_map(|part| (0..part.count).map(|block| (&part.lanes, block))) {
         let (abef_before, cdgh_before) = (abef, cdgh);
         let mut words: [[__m128i; 4]; LANES] = lanes.map(|lane| {
             std::array::from_fn(|i| {

@@ -7,7 +7,7 @@
 //! the instructions, and what stayed outside of it would call each of them as
 //! a function. For the same reason there are loops where a closure would do.
 
-use crate::lanes::write_words;
+use crate::lanes::{Part, write_words};
 
 /// A number of a digest's word size.
 pub(super) trait Word: Copy + Default + Send + Sync + 'static {
@@ -79,8 +79,7 @@ pub(super) trait Vectors: Copy + Send + Sync + 'static {
         self,
         kernel: &K,
         state: &mut K::State,
-        lanes: &[*const u8; LANES],
-        count: usize,
+        parts: &[Part<LANES>],
     );
 }
 
@@ -90,12 +89,12 @@ pub(super) trait Rounds<const LANES: usize> {
     /// The chaining values of all lanes.
     type State;
 
-    /// Compresses `count` consecutive blocks of each lane. Always inlined.
+    /// Compresses the blocks of one part after another. Always inlined.
     ///
     /// # Safety
     ///
-    /// Each pointer is valid for reads of `count` blocks.
-    unsafe fn rounds(&self, state: &mut Self::State, lanes: &[*const u8; LANES], count: usize);
+    /// Each pointer of a part is valid for reads of as many blocks as it has.
+    unsafe fn rounds(&self, state: &mut Self::State, parts: &[Part<LANES>]);
 }
 
 /// Operations on one word of each of `LANES` lanes.
