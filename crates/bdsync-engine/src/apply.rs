@@ -149,8 +149,9 @@ struct Run {
 }
 
 impl Batch {
-    /// Adds a record's data, if there is still room for it.
-    fn add(&mut self, position: u64, data: &[u8], is_hole: bool) -> bool {
+    /// Adds a record, if there is still room for it.
+    fn add(&mut self, piece: &Piece<'_>) -> bool {
+        let &Piece { position, data, is_hole, .. } = piece;
         if self.runs.len() == RUNS || (!self.runs.is_empty() && self.data.len() + data.len() > WRITE) {
             return false;
         }
@@ -165,11 +166,16 @@ impl Batch {
         }
         true
     }
+}
 
-    fn clear(&mut self) {
-        self.data.clear();
-        self.runs.clear();
-    }
+/// What a record brings to the device.
+struct Piece<'a> {
+    position: u64,
+    data: &'a [u8],
+    /// Whether it is zeros that shall take no space.
+    is_hole: bool,
+    /// Whether it is known that the next record is a neighbour.
+    is_continued: bool,
 }
 
 /// The records of a patch.
@@ -181,29 +187,11 @@ struct Records<'a, R> {
 }
 
 impl<R: Read> Records<'_, R> {
-    /// Hands over all of them in batches, which `take` empties: when they are full, with
-    /// `at_once` as soon as it is not known that the next record is a neighbour.
-    fn read(self, at_once: bool, batch: &mut Batch, mut take: impl FnMut(&mut Batch) -> Result<()>) -> Result<()> {
-        let result = loop {
-            let Record { position, data, is_continued } = match self.reader.next_record() {
-                Ok(Some(record)) => record,
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error.into()),
-            };
-            let room = self.size.saturating_sub(position);
-            let data = &data[..room.min(data.len() as u64) as usize];
-            let is_hole = self.punch_holes && is_zero(data);
-            if !batch.add(position, data, is_hole) {
-                take(batch)?;
-                batch.add(position, data, is_hole);
-            }
-            if at_once && !is_continued {
-                take(batch)?;
-            }
-        };
-        // Good records in front of a bad one are applied, as stock does.
-        take(batch)?;
-        result
+    fn next(&mut self) -> Result<Option<Piece<'_>>> {
+        let Some(Record { position, data, is_continued }) = self.reader.next_record()? else { return Ok(None) };
+        let room = self.size.saturating_sub(position);
+        let data = &data[..room.min(data.len() as u64) as usize];
+        Ok(Some(Piece { position, data, is_hole: self.punch_holes && is_zero(data), is_continued }))
     }
 }
 
@@ -267,23 +255,40 @@ impl Target {
     }
 
     fn write_all<R: Read + Send>(&mut self, reader: &mut PatchReader<R>, context: Context<'_>) -> Result<()> {
-        let records = Records { reader, size: self.device.size(), punch_holes: self.punch_holes };
-        match self.read_ahead {
-            true => self.write_ahead(records, context),
-            false => {
-                let mut batch = Batch::default();
-                let mut told = 0;
-                records.read(true, &mut batch, |batch| {
-                    self.write_batch(batch, &mut told, context)?;
-                    batch.clear();
-                    Ok(())
-                })
-            }
+        let mut records = Records { reader, size: self.device.size(), punch_holes: self.punch_holes };
+        if self.read_ahead {
+            return self.write_ahead(records, context);
         }
+        let mut batch = Batch::default();
+        let mut told = 0;
+        let result = loop {
+            let piece = match records.next() {
+                Ok(Some(piece)) => piece,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            };
+            // What has no neighbours is written from where it is.
+            if batch.runs.is_empty() && !piece.is_continued {
+                let run =
+                    Run { position: piece.position, length: piece.data.len(), record_count: 1, is_hole: piece.is_hole };
+                self.write_runs(&[run], piece.data, &mut told, context)?;
+                continue;
+            }
+            if !batch.add(&piece) {
+                self.write_batch(&mut batch, &mut told, context)?;
+                batch.add(&piece);
+            }
+            if !piece.is_continued {
+                self.write_batch(&mut batch, &mut told, context)?;
+            }
+        };
+        // Good records in front of a bad one are applied, as stock does.
+        self.write_batch(&mut batch, &mut told, context)?;
+        result
     }
 
     /// The same with the records read in another thread.
-    fn write_ahead<R: Read + Send>(&mut self, records: Records<'_, R>, context: Context<'_>) -> Result<()> {
+    fn write_ahead<R: Read + Send>(&mut self, mut records: Records<'_, R>, context: Context<'_>) -> Result<()> {
         let (sender, batches) = sync_channel::<Batch>(AHEAD);
         let (used, free) = channel();
         for _ in 0..AHEAD + 1 {
@@ -293,18 +298,32 @@ impl Target {
         // With everything of its own: who waits for the other must learn of its end.
         std::thread::scope(move |scope| {
             let read = move || {
-                // Whoever takes no more has a reason of its own.
-                records.read(false, &mut Batch::default(), |batch| {
+                let hand_over = |batch: &mut Batch| {
+                    // Whoever takes no more has a reason of its own.
                     let next = free.recv().map_err(|_| Error::Cancelled)?;
                     sender.send(std::mem::replace(batch, next)).map_err(|_| Error::Cancelled)
-                })
+                };
+                let mut batch = Batch::default();
+                let result = loop {
+                    match records.next() {
+                        Ok(Some(piece)) if batch.add(&piece) => {}
+                        Ok(Some(piece)) => {
+                            hand_over(&mut batch)?;
+                            batch.add(&piece);
+                        }
+                        Ok(None) => break Ok(()),
+                        Err(error) => break Err(error),
+                    }
+                };
+                // As above.
+                hand_over(&mut batch)?;
+                result
             };
             let thread = std::thread::Builder::new().name("patch".into()).spawn_scoped(scope, read);
             let thread = thread.map_err(|error| Error::Resources(format!("cannot start a thread: {error}")))?;
             let mut told = 0;
             for mut batch in &batches {
-                self.write_batch(&batch, &mut told, context)?;
-                batch.clear();
+                self.write_batch(&mut batch, &mut told, context)?;
                 // Who has read everything needs none.
                 let _ = used.send(batch);
             }
@@ -312,10 +331,19 @@ impl Target {
         })
     }
 
-    fn write_batch(&mut self, batch: &Batch, told: &mut u64, context: Context<'_>) -> Result<()> {
+    /// Writes a batch, and empties it.
+    fn write_batch(&mut self, batch: &mut Batch, told: &mut u64, context: Context<'_>) -> Result<()> {
+        self.write_runs(&batch.runs, &batch.data, told, context)?;
+        batch.data.clear();
+        batch.runs.clear();
+        Ok(())
+    }
+
+    /// Writes runs; `data` is that of one after another.
+    fn write_runs(&mut self, runs: &[Run], data: &[u8], told: &mut u64, context: Context<'_>) -> Result<()> {
         context.cancellation.check()?;
-        let mut rest = batch.data.as_slice();
-        for run in &batch.runs {
+        let mut rest = data;
+        for run in runs {
             let (data, later) = rest.split_at(run.length);
             rest = later;
             self.write(run, data)?;

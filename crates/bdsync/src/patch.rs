@@ -3,13 +3,16 @@
 use std::io::Cursor;
 
 use bdsync_device::BlockReader;
-use bdsync_engine::apply::{ApplyOptions, ApplyStats, apply, check, hex, verifiable};
+use bdsync_engine::apply::{ApplyStats, apply, check, hex, verifiable};
 use bdsync_engine::{Cancellation, Context, Error, Event};
 
 use crate::failure::Failure;
 use crate::options::PatchOptions;
 use crate::report::describe;
 use crate::streams::{Stream, printable, say};
+
+/// From how much data on reading ahead saves more time than starting a thread takes, in bytes.
+const READ_AHEAD_FROM: u64 = 32 << 20;
 
 /// Applies the patch; one that can be read twice is checked to its end first.
 pub(crate) fn run(options: &PatchOptions) -> Result<(), Failure> {
@@ -26,8 +29,8 @@ pub(crate) fn run(options: &PatchOptions) -> Result<(), Failure> {
     };
     let context = Context { observer: &observer, cancellation: &cancellation };
 
-    let is_seekable = input.is_seekable();
-    if is_seekable {
+    let mut apply_options = options.apply.clone();
+    if input.is_seekable() {
         let untouched = |error: Error| Failure::InContext { error, context: "; the target was not touched".into() };
         let (patch, start) = input.rest()?;
         let length = patch.device().size().saturating_sub(start) as usize;
@@ -36,8 +39,8 @@ pub(crate) fn run(options: &PatchOptions) -> Result<(), Failure> {
         if options.apply.verify.is_some() {
             verifiable(summary.checksum.as_ref()).map_err(untouched)?;
         }
+        apply_options.read_ahead = summary.data_bytes >= READ_AHEAD_FROM;
     }
-    let apply_options = ApplyOptions { read_ahead: is_seekable, ..options.apply.clone() };
     let ApplyStats { checksum, .. } = apply(&mut input, &apply_options, context)?;
     if let Some(checksum) = checksum {
         say(format_args!("checksum[{}]: {}", printable(&checksum.name), hex(&checksum.digest)));
