@@ -106,6 +106,14 @@ impl BlockReader for MappedReader {
         true
     }
 
+    fn lent(&self, position: u64, length: usize) -> Result<Option<&[u8]>, DeviceError> {
+        self.bytes(position, length).map(Some)
+    }
+
+    fn check_lent(&self, position: u64, length: usize) -> Result<(), DeviceError> {
+        self.check(position, length)
+    }
+
     fn visit(
         &self,
         position: u64,

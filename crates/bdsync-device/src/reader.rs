@@ -27,6 +27,26 @@ pub trait BlockReader: Send + Sync {
         false
     }
 
+    /// The `length` bytes from `position` on where they are, if this reader
+    /// [lends](Self::lends). What was seen of them must not be used before
+    /// [`check_lent`](Self::check_lent) has said so.
+    ///
+    /// # Errors
+    ///
+    /// Bytes that the device does not have.
+    fn lent(&self, _position: u64, _length: usize) -> Result<Option<&[u8]>, DeviceError> {
+        Ok(None)
+    }
+
+    /// Whether all of these bytes were there when they were looked at.
+    ///
+    /// # Errors
+    ///
+    /// A read error with its position.
+    fn check_lent(&self, _position: u64, _length: usize) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     /// Lends the `length` bytes from `position` on to `visit`, which is called
     /// once; `scratch` is used unless this reader [lends](Self::lends), and then is
     /// at least as long.

@@ -26,6 +26,9 @@ const TASKS: u64 = 16 << 20;
 /// What is copied at once, in bytes: it shall still be in a core's cache when it is hashed.
 const SPAN: u64 = 1 << 18;
 
+/// What is lent of all blocks together that are hashed piece by piece, in bytes.
+const LENT: usize = 1 << 19;
+
 /// The memory that one thread reads into, in bytes.
 const BUFFER: usize = 1 << 20;
 
@@ -200,7 +203,7 @@ impl Scanner {
                     let piece = (position + length - start).min(SPAN) as usize;
                     scanner.reader.visit(start, piece, &mut buffer, &mut |bytes| {
                         // A map reads a page when it is touched.
-                        std::hint::black_box(bytes.iter().step_by(4096).fold(0, |sum, byte| sum ^ byte));
+                        touch(bytes);
                     })?;
                 }
                 scanner.give_buffer(buffer);
@@ -386,7 +389,8 @@ impl Blocks<'_> {
             return Ok(());
         }
         // A piece keeps the page alignment that fast reads need.
-        let piece = (BUFFER / filled.len()) & !4095;
+        let most = if scanner.reader.lends() { LENT } else { BUFFER };
+        let piece = (most / filled.len()) & !4095;
         let mut running = hasher.interleaved(filled.len());
         let mut offset = 0;
         while offset < step {
@@ -394,11 +398,25 @@ impl Blocks<'_> {
             let length = (step - offset).min(piece as u64) as usize;
             let mut pieces = Vec::with_capacity(filled.len());
             for (&index, memory) in filled.iter().zip(buffer.chunks_exact_mut(piece)) {
-                let memory = &mut memory[..length];
-                scanner.read_padded(first + index as u64 * step + offset, size, memory)?;
-                pieces.push(&*memory);
+                let start = first + index as u64 * step + offset;
+                let lent = if start + length as u64 <= size { scanner.reader.lent(start, length)? } else { None };
+                pieces.push(match lent {
+                    Some(bytes) => {
+                        touch(bytes);
+                        bytes
+                    }
+                    None => {
+                        let memory = &mut memory[..length];
+                        scanner.read_padded(start, size, memory)?;
+                        &*memory
+                    }
+                });
             }
             running.update(&pieces);
+            // From the first piece that can have been lent to the last.
+            let last = first + filled[filled.len() - 1] as u64 * step + offset;
+            let end = (last + length as u64).min(size);
+            scanner.reader.check_lent(first, end.saturating_sub(first) as usize)?;
             offset += length as u64;
         }
         let mut results = vec![0; filled.len() * digest_size];
@@ -408,6 +426,12 @@ impl Blocks<'_> {
         }
         Ok(())
     }
+}
+
+/// Looks at each page, so that those that are not mapped yet are before they are hashed:
+/// it is faster to have that done at once.
+fn touch(bytes: &[u8]) {
+    std::hint::black_box(bytes.iter().step_by(4096).fold(0, |sum, byte| sum ^ byte));
 }
 
 impl Scanner {

@@ -144,8 +144,13 @@ proptest! {
 
 #[test]
 fn a_source_that_shrinks_is_an_error_and_never_a_patch_of_zeros() {
-    for strategy in [ReadStrategy::Positional, ReadStrategy::Mapped, ReadStrategy::Direct] {
-        let mut content = vec![0; 1 << 20];
+    let strategies = [ReadStrategy::Positional, ReadStrategy::Mapped, ReadStrategy::Direct];
+    // Many blocks that are hashed as a whole, and one that is hashed piece by piece.
+    let shapes = [(1 << 20, 4096), (1 << 18, 1 << 18)];
+    for (strategy, (size, block_size)) in
+        strategies.into_iter().flat_map(|strategy| shapes.map(|shape| (strategy, shape)))
+    {
+        let mut content = vec![0; size];
         content[..4096].fill(7);
         let (source, target) = (image(&content), image(&content));
         let shrinking = scanner(&source, scan(strategy));
@@ -161,7 +166,8 @@ fn a_source_that_shrinks_is_an_error_and_never_a_patch_of_zeros() {
         let names = Names { local: b"source", remote: name.as_os_str().as_encoded_bytes() };
         let cancellation = Cancellation::new();
         let context = Context { observer: QUIET, cancellation: &cancellation };
-        let options = DiffOptions::new(digest("md5"));
+        let mut options = DiffOptions::new(digest("md5"));
+        options.block_size = block_size;
         let mut patch = Vec::new();
         let error =
             diff(&shrinking, names, Peer { input, output }, &mut patch, &options, context).map(drop).unwrap_err();
