@@ -26,9 +26,6 @@ const TASKS: u64 = 16 << 20;
 /// What is copied at once, in bytes: it shall still be in a core's cache when it is hashed.
 const SPAN: u64 = 1 << 18;
 
-/// What is lent of all blocks together that are hashed piece by piece, in bytes.
-const LENT: usize = 1 << 19;
-
 /// The memory that one thread reads into, in bytes.
 const BUFFER: usize = 1 << 20;
 
@@ -203,7 +200,7 @@ impl Scanner {
                     let piece = (position + length - start).min(SPAN) as usize;
                     scanner.reader.visit(start, piece, &mut buffer, &mut |bytes| {
                         // A map reads a page when it is touched.
-                        touch(bytes);
+                        std::hint::black_box(bytes.iter().step_by(4096).fold(0, |sum, byte| sum ^ byte));
                     })?;
                 }
                 scanner.give_buffer(buffer);
@@ -389,8 +386,7 @@ impl Blocks<'_> {
             return Ok(());
         }
         // A piece keeps the page alignment that fast reads need.
-        let most = if scanner.reader.lends() { LENT } else { BUFFER };
-        let piece = (most / filled.len()) & !4095;
+        let piece = (BUFFER / filled.len()) & !4095;
         let mut running = hasher.interleaved(filled.len());
         let mut offset = 0;
         while offset < step {
@@ -401,10 +397,7 @@ impl Blocks<'_> {
                 let start = first + index as u64 * step + offset;
                 let lent = if start + length as u64 <= size { scanner.reader.lent(start, length)? } else { None };
                 pieces.push(match lent {
-                    Some(bytes) => {
-                        touch(bytes);
-                        bytes
-                    }
+                    Some(bytes) => bytes,
                     None => {
                         let memory = &mut memory[..length];
                         scanner.read_padded(start, size, memory)?;
@@ -426,12 +419,6 @@ impl Blocks<'_> {
         }
         Ok(())
     }
-}
-
-/// Looks at each page, so that those that are not mapped yet are before they are hashed:
-/// it is faster to have that done at once.
-fn touch(bytes: &[u8]) {
-    std::hint::black_box(bytes.iter().step_by(4096).fold(0, |sum, byte| sum ^ byte));
 }
 
 impl Scanner {
