@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 
 use bdsync_device::{AlignedBuffer, BlockReader, Device, Extent, ExtentMap, ReadStrategy, plain};
 use bdsync_hash::{BlockHasher, is_zero};
@@ -40,6 +40,8 @@ pub struct Scanner {
     reader: Box<dyn BlockReader>,
     extents: ExtentMap,
     pool: ThreadPool,
+    /// One thread for what is not urgent; none where it cannot be had.
+    ahead: OnceLock<Option<ThreadPool>>,
     buffers: Mutex<Vec<AlignedBuffer>>,
     flush: AtomicBool,
     stop: AtomicBool,
@@ -98,6 +100,7 @@ impl Scanner {
             reader,
             extents: ExtentMap::new(),
             pool,
+            ahead: OnceLock::new(),
             buffers,
             flush,
             stop,
@@ -159,6 +162,28 @@ impl Scanner {
         hasher: &Arc<BlockHasher>,
         done: impl FnOnce(Result<Vec<u8>>) + Send + 'static,
     ) {
+        self.scan_in(&self.pool, range, hasher, done);
+    }
+
+    /// The same for what is not needed soon: one thread does all of that, one range
+    /// after another.
+    pub(crate) fn scan_ahead(
+        self: &Arc<Self>,
+        range: HashRange,
+        hasher: &Arc<BlockHasher>,
+        done: impl FnOnce(Result<Vec<u8>>) + Send + 'static,
+    ) {
+        let start = || ThreadPoolBuilder::new().num_threads(1).thread_name(|_| "ahead".into()).build().ok();
+        self.scan_in(self.ahead.get_or_init(start).as_ref().unwrap_or(&self.pool), range, hasher, done);
+    }
+
+    fn scan_in(
+        self: &Arc<Self>,
+        pool: &ThreadPool,
+        range: HashRange,
+        hasher: &Arc<BlockHasher>,
+        done: impl FnOnce(Result<Vec<u8>>) + Send + 'static,
+    ) {
         debug_assert_eq!(range.step(), hasher.block_size());
         let lanes = hasher.lanes() as u64;
         let task = (TASKS / self.pool.current_num_threads() as u64).clamp(LEAST_TASK, TASK);
@@ -173,7 +198,7 @@ impl Scanner {
         for task in 0..tasks {
             let (scanner, hasher, job) = (Arc::clone(self), Arc::clone(hasher), Arc::clone(&job));
             let ticket = Active::begin(&self.active);
-            self.pool.spawn_fifo(move || {
+            pool.spawn_fifo(move || {
                 let first = task * blocks;
                 let start = range.start() + first * range.step();
                 let part = scanner.hash_blocks(&hasher, start, blocks.min(count - first));

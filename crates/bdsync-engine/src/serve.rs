@@ -11,11 +11,13 @@ use std::sync::Arc;
 
 use bdsync_device::{Access, Device};
 use bdsync_hash::{Algorithm, BlockHasher};
+use bdsync_proto::limits::MAX_OPEN_HASH_REQUESTS;
 use bdsync_proto::{BlockRange, DigestChoice, HashRange, Hello, Hint, ServerEvent, ServerSession};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::checksum::RunningChecksum;
+use crate::diff::usual_length;
 use crate::error::{Error, Result};
 use crate::events::{Context, Event};
 use crate::inbound::{Inbound, Queue};
@@ -108,6 +110,53 @@ struct OpenDevice {
     hasher: Option<HasherChoice>,
     checksum: Option<RunningChecksum>,
     released: u64,
+    ahead: Ahead,
+}
+
+/// What a client has asked for and, as far as it says so, not used yet.
+///
+/// A slow client that asks for much at once (stock does) is not served any faster by
+/// all threads, and on one machine they take the processor that it needs.
+#[derive(Default)]
+struct Ahead {
+    /// Where each range ends, and its length in bytes.
+    ranges: VecDeque<(u64, u64)>,
+    /// All of their lengths.
+    bytes: u64,
+    /// The client does not say what it has used.
+    is_unknown: bool,
+}
+
+impl Ahead {
+    /// More ranges than this without a word mean that there will be none.
+    const MOST: usize = 2 * MAX_OPEN_HASH_REQUESTS;
+
+    /// What our own client, which is as fast as we are, may be late with saying so, in bytes.
+    const LATE: u64 = 64 << 20;
+
+    /// Takes a request; whether its hashes will not be needed for a while.
+    fn ask(&mut self, range: &HashRange) -> bool {
+        if self.is_unknown {
+            return false;
+        }
+        let open = usual_length(range.step()).saturating_mul(MAX_OPEN_HASH_REQUESTS as u64);
+        let near = open.saturating_add(Self::LATE);
+        let is_far = self.bytes > near;
+        let length = range.end() - range.start();
+        self.bytes = self.bytes.saturating_add(length);
+        self.ranges.push_back((range.end(), length));
+        if self.ranges.len() > Self::MOST {
+            *self = Ahead { is_unknown: true, ..Ahead::default() };
+        }
+        is_far
+    }
+
+    /// Everything before `position` was used.
+    fn used_to(&mut self, position: u64) {
+        while let Some((_, length)) = self.ranges.pop_front_if(|(end, _)| *end <= position) {
+            self.bytes = self.bytes.saturating_sub(length);
+        }
+    }
 }
 
 struct HasherChoice {
@@ -215,7 +264,7 @@ impl<W: Write> Server<'_, W> {
         let device = Arc::new((self.options.open)(OsStr::from_bytes(name))?);
         let scanner = Scanner::new(device, self.options.scan)?;
         self.context.observer.event(&Event::Opened { device: String::from_utf8_lossy(name).into_owned() });
-        self.open = Some(OpenDevice { scanner, hasher: None, checksum: None, released: 0 });
+        self.open = Some(OpenDevice { scanner, hasher: None, checksum: None, released: 0, ahead: Ahead::default() });
         Ok(())
     }
 
@@ -257,10 +306,14 @@ impl<W: Write> Server<'_, W> {
         // The session lets no hashes through before digests were chosen.
         let choice = open.hasher.as_mut().ok_or_else(|| Error::Resources("no digest is chosen".into()))?;
         let hasher = choice.for_block_size(range.step());
-        open.scanner.scan(range, &hasher, move |digests| {
+        let done = move |digests| {
             // A session that is over needs no digests.
             let _ = sender.send(Inbound::Scanned(number, digests));
-        });
+        };
+        match open.ahead.ask(&range) {
+            true => open.scanner.scan_ahead(range, &hasher, done),
+            false => open.scanner.scan(range, &hasher, done),
+        }
         self.context.observer.event(&Event::HashesRequested(range));
         Ok(())
     }
@@ -364,8 +417,13 @@ impl<W: Write> Server<'_, W> {
 impl OpenDevice {
     fn take_hint(&mut self, hint: Hint) {
         match hint.number {
-            Hint::FLUSH_CACHE => self.scanner.flush_cache(),
+            Hint::FLUSH_CACHE => {
+                // Who asks for this does not say what was used.
+                self.ahead.is_unknown = true;
+                self.scanner.flush_cache();
+            }
             Hint::RELEASED_POSITION => {
+                self.ahead.used_to(hint.argument);
                 let summed = self.checksum.as_ref().map_or(u64::MAX, RunningChecksum::position);
                 let end = hint.argument.min(self.scanner.size()).min(summed);
                 self.scanner.device().release(self.released, end);
@@ -407,4 +465,44 @@ impl HasherChoice {
 fn lower_first(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().map_or_else(String::new, |first| first.to_lowercase().collect::<String>() + letters.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether any request is far ahead of a client that has so many under way, and says
+    /// every `hint` bytes what it has used.
+    fn is_ever_far(count: u32, under_way: usize, hint: Option<u64>) -> bool {
+        let mut ahead = Ahead::default();
+        let mut open = VecDeque::new();
+        let mut said = 0;
+        let mut is_far = false;
+        for index in 0..1000 {
+            let range = HashRange::new(index * u64::from(count) * 4096, 4096, count).unwrap();
+            is_far |= ahead.ask(&range);
+            open.push_back(range.end());
+            if open.len() == under_way {
+                let used = open.pop_front().unwrap();
+                if hint.is_some_and(|hint| used >= said + hint) {
+                    ahead.used_to(used);
+                    said = used;
+                }
+            }
+        }
+        is_far
+    }
+
+    #[test]
+    fn only_a_client_that_asks_for_much_is_served_by_one_thread() {
+        // Ours, stock with MD5, stock with blocks of data in between, and one that says nothing.
+        assert!(!is_ever_far(1024, MAX_OPEN_HASH_REQUESTS, Some(32 << 20)));
+        assert!(is_ever_far(8190, MAX_OPEN_HASH_REQUESTS, Some(1)));
+        assert!(!is_ever_far(8190, 4, Some(1)));
+        let mut silent = Ahead::default();
+        let asked: Vec<_> =
+            (0..200).map(|index| silent.ask(&HashRange::new(index << 25, 4096, 8190).unwrap())).collect();
+        assert!(asked[10], "it has not been silent for long");
+        assert!(!asked[100..].contains(&true));
+    }
 }

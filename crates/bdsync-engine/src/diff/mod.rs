@@ -19,6 +19,7 @@ use crate::inbound::{Inbound, Queue};
 use crate::options::{Salt, SizePolicy};
 use crate::scan::Scanner;
 use plan::Sizes;
+pub(crate) use plan::usual_length;
 
 /// A digest and the name by which the user asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,6 +14,11 @@ const REQUEST: u64 = 4 << 20;
 /// hash many side by side.
 const LEAST_BLOCKS: u64 = 16;
 
+/// How much one of our requests covers, in bytes, if nothing limits it.
+pub(crate) fn usual_length(step: u64) -> u64 {
+    REQUEST.max(step.saturating_mul(LEAST_BLOCKS))
+}
+
 /// The sizes of both devices and what follows from them. All in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizes {
