@@ -495,7 +495,7 @@ mod tests {
 
     #[test]
     fn only_a_client_that_asks_for_much_is_served_by_one_thread() {
-        // Ours, stock with MD5, stock with blocks of data in between, and one that says nothing.
+        // Ours, stock with MD5, one like it that asks for less, and one that says nothing.
         assert!(!is_ever_far(1024, MAX_OPEN_HASH_REQUESTS, Some(32 << 20)));
         assert!(is_ever_far(8190, MAX_OPEN_HASH_REQUESTS, Some(1)));
         assert!(!is_ever_far(8190, 4, Some(1)));
