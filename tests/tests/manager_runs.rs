@@ -182,6 +182,15 @@ fn verify_lists_the_ranges_that_differ_and_changes_nothing() {
         outcome.exits(5);
         let text = String::from_utf8(outcome.stdout).unwrap();
         assert!(text.contains("t: DIFFERENT") && text.contains("  98304 110592"), "{text}");
+        let outcome = site.manager(&config, ["--json", "verify"]).run();
+        let facts = outcome.stdout_text().lines().find(|line| line.contains("verified")).unwrap().to_string();
+        let facts: serde_json::Value = serde_json::from_str(&facts).unwrap();
+        let sum = |ranges: &serde_json::Value| -> u64 {
+            let length = |range: &serde_json::Value| range["end"].as_u64().unwrap() - range["start"].as_u64().unwrap();
+            ranges.as_array().unwrap().iter().map(length).sum()
+        };
+        assert_eq!(facts["different_bytes"].as_u64(), Some(sum(&facts["ranges"])), "{facts}");
+        assert!(facts["seconds"].as_f64().unwrap() > 0.0 && facts["equal"] == false, "{facts}");
         assert!(site.dir.read("target.img") == before);
         site.manager(&config, []).run().exits(0);
         let outcome = site.manager(&config, ["verify"]).run();

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::CommandFactory;
@@ -138,12 +139,13 @@ pub(crate) fn verify(tasks: &[Task], control: &Control) -> Result<Exit> {
     for task in tasks.iter().filter(|task| !task.disabled) {
         let reporter = control.reporter.task(&task.name);
         let job = Job::new(control, &reporter, task);
+        let start = Instant::now();
         let result = end::verify(task, &job);
         reporter.done();
         match result {
             Ok(ranges) => {
                 different |= ranges.count > 0;
-                print_ranges(task, &ranges, control)?;
+                print_ranges(task, &ranges, start.elapsed(), control)?;
             }
             Err(Failure::Cancelled) => return Ok(Exit::Cancelled),
             Err(failure) => {
@@ -160,11 +162,12 @@ pub(crate) fn verify(tasks: &[Task], control: &Control) -> Result<Exit> {
     })
 }
 
-fn print_ranges(task: &Task, ranges: &Ranges, control: &Control) -> io::Result<()> {
+fn print_ranges(task: &Task, ranges: &Ranges, took: Duration, control: &Control) -> io::Result<()> {
     if control.reporter.is_json() {
         let shown: Vec<_> = ranges.shown.iter().map(|(start, end)| json!({ "start": start, "end": end })).collect();
         let facts = json!({
             "task": task.name, "equal": ranges.count == 0, "range_count": ranges.count, "ranges": shown,
+            "different_bytes": ranges.bytes, "seconds": took.as_secs_f64(),
         });
         control.reporter.event("verified", facts);
         return Ok(());
@@ -172,7 +175,8 @@ fn print_ranges(task: &Task, ranges: &Ranges, control: &Control) -> io::Result<(
     if ranges.count == 0 {
         return control.reporter.print(&format!("{}: equal\n", name(task)));
     }
-    let mut text = format!("{}: DIFFERENT in {} ranges (bytes, end not included)\n", name(task), ranges.count);
+    let (count, bytes) = (ranges.count, ranges.bytes);
+    let mut text = format!("{}: DIFFERENT in {count} ranges, {bytes} bytes (from, to, end not included)\n", name(task));
     for (start, end) in &ranges.shown {
         text += &format!("  {start} {end}\n");
     }

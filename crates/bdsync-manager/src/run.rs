@@ -194,6 +194,8 @@ pub(crate) struct Ranges {
     pub(crate) shown: Vec<(u64, u64)>,
     /// How many there are.
     pub(crate) count: u64,
+    /// All their bytes.
+    pub(crate) bytes: u64,
     last_end: u64,
 }
 
@@ -212,6 +214,7 @@ impl Ranges {
                 self.shown.push((start, end));
             }
         }
+        self.bytes += end - start;
         self.last_end = end;
     }
 
