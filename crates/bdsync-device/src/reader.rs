@@ -22,7 +22,7 @@ pub trait BlockReader: Send + Sync {
     /// A read error with the position where it happened.
     fn read_into(&self, position: u64, buffer: &mut [u8]) -> Result<(), DeviceError>;
 
-    /// Whether bytes are lent where they are, without a copy.
+    /// Whether bytes are lent where they are, without a copy: by `visit`, and by `lent`.
     fn lends(&self) -> bool {
         false
     }
@@ -48,8 +48,7 @@ pub trait BlockReader: Send + Sync {
     }
 
     /// Lends the `length` bytes from `position` on to `visit`, which is called
-    /// once; `scratch` is used unless this reader [lends](Self::lends), and then is
-    /// at least as long.
+    /// once; `scratch` is used where they must be copied and is at least as long.
     ///
     /// # Errors
     ///

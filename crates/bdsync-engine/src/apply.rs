@@ -24,6 +24,9 @@ const AHEAD: usize = 2;
 /// How many runs of records a piece has at most.
 const RUNS: usize = 4096;
 
+/// From how much data on reading ahead saves more time than starting a thread takes, in bytes.
+pub const READ_AHEAD_FROM: u64 = 32 << 20;
+
 /// After how many bytes the observer is told again.
 const REPORT: u64 = 1 << 20;
 

@@ -19,8 +19,8 @@ const TASK: u64 = 4 << 20;
 /// The least that one thread does in one go where there are many of them, in bytes.
 const LEAST_TASK: u64 = 1 << 20;
 
-/// What the tasks of all threads are together at most, in bytes, so that each finds another
-/// one among the requests that are open.
+/// What the tasks of all threads are together, in bytes, as far as the two above allow it:
+/// each shall find another one among the requests that are open.
 const TASKS: u64 = 16 << 20;
 
 /// What is copied at once, in bytes: it shall still be in a core's cache when it is hashed.
@@ -40,7 +40,7 @@ pub struct Scanner {
     reader: Box<dyn BlockReader>,
     extents: ExtentMap,
     pool: ThreadPool,
-    /// One thread for what is not urgent; none where it cannot be had.
+    /// One thread for what is not urgent; none where it cannot be had, or is the only one.
     ahead: OnceLock<Option<ThreadPool>>,
     buffers: Mutex<Vec<AlignedBuffer>>,
     flush: AtomicBool,
@@ -56,7 +56,8 @@ pub struct Scanner {
 pub struct ScanOptions {
     /// How its bytes are read.
     pub strategy: ReadStrategy,
-    /// On how many threads; `None`: one a processor, up to 16.
+    /// On how many threads; `None`: one a processor, up to 16. Where there are several, a
+    /// server has one more for what is not urgent.
     pub threads: Option<NonZeroUsize>,
     /// Whether holes that the file system tells of are taken for zeros without reading them.
     pub trust_holes: bool,
@@ -173,7 +174,10 @@ impl Scanner {
         hasher: &Arc<BlockHasher>,
         done: impl FnOnce(Result<Vec<u8>>) + Send + 'static,
     ) {
-        let start = || ThreadPoolBuilder::new().num_threads(1).thread_name(|_| "ahead".into()).build().ok();
+        let start = || {
+            let one = ThreadPoolBuilder::new().num_threads(1).thread_name(|_| "ahead".into());
+            if self.pool.current_num_threads() > 1 { one.build().ok() } else { None }
+        };
         self.scan_in(self.ahead.get_or_init(start).as_ref().unwrap_or(&self.pool), range, hasher, done);
     }
 
@@ -348,9 +352,10 @@ impl Blocks<'_> {
             let data_blocks = (data_end.max(self.position + 1) - self.position).div_ceil(step);
             let blocks = data_blocks.min((self.end - self.position) / step);
             if step * lanes <= BUFFER as u64 {
-                let copied = (SPAN / step).next_multiple_of(lanes).max(lanes).min(BUFFER as u64 / step);
-                let span = if self.scanner.reader.lends() { blocks } else { blocks.min(copied) };
-                self.hash_small(span, size, buffer)?;
+                let most = BUFFER as u64 / step;
+                let copied = (SPAN / step).next_multiple_of(lanes).max(lanes).min(most);
+                let span = if self.scanner.reader.lends() { most } else { copied };
+                self.hash_small(blocks.min(span), size, buffer)?;
             } else {
                 self.hash_large(blocks.min(lanes), size, buffer)?;
             }

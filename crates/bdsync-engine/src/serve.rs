@@ -119,43 +119,53 @@ struct OpenDevice {
 /// all threads, and on one machine they take the processor that it needs.
 #[derive(Default)]
 struct Ahead {
-    /// Where each range ends, and its length in bytes.
-    ranges: VecDeque<(u64, u64)>,
-    /// All of their lengths.
+    ranges: VecDeque<HashRange>,
+    /// How long they are together, in bytes.
     bytes: u64,
+    /// Where the furthest range so far ends.
+    end: u64,
     /// The client does not say what it has used.
     is_unknown: bool,
 }
 
 impl Ahead {
-    /// More ranges than this without a word mean that there will be none.
+    /// If there are more ranges than this, the client says too little.
     const MOST: usize = 2 * MAX_OPEN_HASH_REQUESTS;
 
-    /// What our own client, which is as fast as we are, may be late with saying so, in bytes.
+    /// As many requests of ours can be open, or used without our having seen that said.
+    const NEAR: u64 = MAX_OPEN_HASH_REQUESTS as u64 + OPEN_REQUESTS as u64 + 2;
+
+    /// After how many bytes at the latest our own client says what it has used, and some more.
     const LATE: u64 = 64 << 20;
 
-    /// Takes a request; whether its hashes will not be needed for a while.
-    fn ask(&mut self, range: &HashRange) -> bool {
+    /// Takes a request; whether its hashes will not be needed for a while. Those of smaller
+    /// blocks of what was asked for before are waited for.
+    fn ask(&mut self, range: HashRange) -> bool {
         if self.is_unknown {
             return false;
         }
-        let open = usual_length(range.step()).saturating_mul(MAX_OPEN_HASH_REQUESTS as u64);
-        let near = open.saturating_add(Self::LATE);
-        let is_far = self.bytes > near;
-        let length = range.end() - range.start();
-        self.bytes = self.bytes.saturating_add(length);
-        self.ranges.push_back((range.end(), length));
+        let step = self.ranges.iter().map(HashRange::step).fold(range.step(), u64::max);
+        let near = usual_length(step).saturating_mul(Self::NEAR).saturating_add(Self::LATE);
+        let is_far = range.start() >= self.end && self.bytes > near;
+        self.bytes = self.bytes.saturating_add(range.end() - range.start());
+        self.end = self.end.max(range.end());
+        self.ranges.push_back(range);
         if self.ranges.len() > Self::MOST {
-            *self = Ahead { is_unknown: true, ..Ahead::default() };
+            self.give_up();
         }
         is_far
     }
 
     /// Everything before `position` was used.
     fn used_to(&mut self, position: u64) {
-        while let Some((_, length)) = self.ranges.pop_front_if(|(end, _)| *end <= position) {
-            self.bytes = self.bytes.saturating_sub(length);
+        while let Some(range) = self.ranges.pop_front_if(|range| range.end() <= position) {
+            self.bytes = self.bytes.saturating_sub(range.end() - range.start());
         }
+    }
+
+    /// From now on, nothing is far.
+    fn give_up(&mut self) {
+        *self = Ahead { is_unknown: true, ..Ahead::default() };
     }
 }
 
@@ -310,7 +320,7 @@ impl<W: Write> Server<'_, W> {
             // A session that is over needs no digests.
             let _ = sender.send(Inbound::Scanned(number, digests));
         };
-        match open.ahead.ask(&range) {
+        match open.ahead.ask(range) {
             true => open.scanner.scan_ahead(range, &hasher, done),
             false => open.scanner.scan(range, &hasher, done),
         }
@@ -419,7 +429,7 @@ impl OpenDevice {
         match hint.number {
             Hint::FLUSH_CACHE => {
                 // Who asks for this does not say what was used.
-                self.ahead.is_unknown = true;
+                self.ahead.give_up();
                 self.scanner.flush_cache();
             }
             Hint::RELEASED_POSITION => {
@@ -471,20 +481,22 @@ fn lower_first(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Whether any request is far ahead of a client that has so many under way, and says
-    /// every `hint` bytes what it has used.
-    fn is_ever_far(count: u32, under_way: usize, hint: Option<u64>) -> bool {
+    const MIB: u64 = 1 << 20;
+
+    /// Whether any of many requests for `count` blocks is far ahead of a client of which
+    /// `behind` requests are not used, or not known to be: it says so every 32 MiB.
+    fn is_ever_far(step: u64, count: u32, behind: usize) -> bool {
         let mut ahead = Ahead::default();
         let mut open = VecDeque::new();
         let mut said = 0;
         let mut is_far = false;
         for index in 0..1000 {
-            let range = HashRange::new(index * u64::from(count) * 4096, 4096, count).unwrap();
-            is_far |= ahead.ask(&range);
+            let range = HashRange::new(index * u64::from(count) * step, step, count).unwrap();
+            is_far |= ahead.ask(range);
             open.push_back(range.end());
-            if open.len() == under_way {
+            if open.len() == behind {
                 let used = open.pop_front().unwrap();
-                if hint.is_some_and(|hint| used >= said + hint) {
+                if used >= said + 32 * MIB {
                     ahead.used_to(used);
                     said = used;
                 }
@@ -495,13 +507,31 @@ mod tests {
 
     #[test]
     fn only_a_client_that_asks_for_much_is_served_by_one_thread() {
-        // Ours, stock with MD5, one like it that asks for less, and one that says nothing.
-        assert!(!is_ever_far(1024, MAX_OPEN_HASH_REQUESTS, Some(32 << 20)));
-        assert!(is_ever_far(8190, MAX_OPEN_HASH_REQUESTS, Some(1)));
-        assert!(!is_ever_far(8190, 4, Some(1)));
+        // What a client has open, and what waits in front of the news.
+        let behind = MAX_OPEN_HASH_REQUESTS + 1 + OPEN_REQUESTS;
+        for step in [4096, 256 << 10, MIB, 4 * MIB, 64 * MIB] {
+            let count = usual_length(step) / step;
+            assert!(!is_ever_far(step, count as u32, behind), "our client with blocks of {step} bytes");
+        }
+        // Stock with MD5, and one like it that asks for less.
+        assert!(is_ever_far(4096, 8190, behind));
+        assert!(!is_ever_far(4096, 8190, 4));
+    }
+
+    #[test]
+    fn a_second_pass_is_never_far() {
+        let mut ahead = Ahead::default();
+        let large = |index: u64| HashRange::new(index * 2048 * MIB, 256 << 10, 8192).unwrap();
+        assert!(!ahead.ask(large(0)));
+        assert!(ahead.ask(large(1)));
+        assert!(!ahead.ask(HashRange::new(1024 * MIB, 4096, 64).unwrap()));
+    }
+
+    #[test]
+    fn a_client_that_does_not_say_what_it_used_has_all_threads() {
         let mut silent = Ahead::default();
         let asked: Vec<_> =
-            (0..200).map(|index| silent.ask(&HashRange::new(index << 25, 4096, 8190).unwrap())).collect();
+            (0..200).map(|index| silent.ask(HashRange::new(index * 32 * MIB, 4096, 8190).unwrap())).collect();
         assert!(asked[10], "it has not been silent for long");
         assert!(!asked[100..].contains(&true));
     }

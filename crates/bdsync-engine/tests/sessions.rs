@@ -145,16 +145,19 @@ proptest! {
 #[test]
 fn a_source_that_shrinks_is_an_error_and_never_a_patch_of_zeros() {
     let strategies = [ReadStrategy::Positional, ReadStrategy::Mapped, ReadStrategy::Direct];
-    // Many blocks that are hashed as a whole, and one that is hashed piece by piece.
-    let shapes = [(1 << 20, 4096), (1 << 18, 1 << 18)];
-    for (strategy, (size, block_size)) in
+    // Many blocks that are hashed as a whole, and some that are hashed piece by piece, of
+    // which the last one loses its end. What is lost was zeros.
+    let shapes = [(1 << 20, 4096, 4096), (12 << 20, 4 << 20, (8 << 20) + 4096)];
+    for (strategy, (size, block_size, left)) in
         strategies.into_iter().flat_map(|strategy| shapes.map(|shape| (strategy, shape)))
     {
         let mut content = vec![0; size];
-        content[..4096].fill(7);
+        for start in (0..left).step_by(block_size) {
+            content[start..start + 4096].fill(7);
+        }
         let (source, target) = (image(&content), image(&content));
         let shrinking = scanner(&source, scan(strategy));
-        source.as_file().set_len(4096).unwrap();
+        source.as_file().set_len(left as u64).unwrap();
         let (server_input, output) = pipe().unwrap();
         let (input, server_output) = pipe().unwrap();
         let name = target.path().to_path_buf();
@@ -167,7 +170,7 @@ fn a_source_that_shrinks_is_an_error_and_never_a_patch_of_zeros() {
         let cancellation = Cancellation::new();
         let context = Context { observer: QUIET, cancellation: &cancellation };
         let mut options = DiffOptions::new(digest("md5"));
-        options.block_size = block_size;
+        options.block_size = block_size as u64;
         let mut patch = Vec::new();
         let error =
             diff(&shrinking, names, Peer { input, output }, &mut patch, &options, context).map(drop).unwrap_err();

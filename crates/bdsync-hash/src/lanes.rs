@@ -112,7 +112,7 @@ pub(crate) trait Kernel<const LANES: usize>: Copy + Send + Sync + 'static {
     ///
     /// # Safety
     ///
-    /// Each pointer of a part is valid for reads of as many blocks as it has.
+    /// Each part has a block, and each of its pointers is valid for reads of as many blocks as it has.
     unsafe fn compress(&self, state: &mut Self::State, parts: &[Part<LANES>]);
 
     /// Fills the last bytes, at most a block, up to whole blocks; `total` bytes were
@@ -203,7 +203,7 @@ impl<K: Kernel<LANES>, const LANES: usize> Running<K, LANES> {
         ];
         let used = usize::from(filled == 0)..1 + usize::from(count > 0);
         // SAFETY: a block of each tail is filled if any was waiting, and each piece has
-        // `count` blocks from `start`.
+        // `count` blocks from `start`; what has none is not in use.
         unsafe { self.kernel.compress(&mut self.state, &parts[used]) };
         self.tails.filled = 0;
         // Not before: what comes last is in the cache now.
@@ -213,7 +213,7 @@ impl<K: Kernel<LANES>, const LANES: usize> Running<K, LANES> {
     fn write_digests(&mut self, digests: &mut [&mut [u8]]) {
         self.kernel.pad(&mut self.state, &mut self.tails, self.total);
         let last = Part { lanes: self.tails.lanes(), count: self.tails.filled() / self.kernel.block_size() };
-        // SAFETY: so many blocks of each tail are filled.
+        // SAFETY: so many blocks of each tail are filled, at least the padding's.
         unsafe { self.kernel.compress(&mut self.state, &[last]) };
         for (lane, digest) in digests.iter_mut().enumerate() {
             self.kernel.digest(&self.state, lane, digest);

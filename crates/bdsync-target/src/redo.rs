@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use bdsync_device::{Access, Device, plain};
-use bdsync_engine::apply::{ApplyOptions, ApplyStats, apply, check, hex};
+use bdsync_engine::apply::{ApplyOptions, ApplyStats, READ_AHEAD_FROM, apply, check, hex};
 use bdsync_engine::{Context, SizePolicy};
 use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::{Deserialize, Serialize};
@@ -433,7 +433,7 @@ impl Redo {
             warn_size: false,
             warn_device: false,
             punch_holes: false,
-            read_ahead: true,
+            read_ahead: state.patch_bytes >= READ_AHEAD_FROM,
             verify: None,
         };
         let applied = apply(&file, &options, context).map_err(|error| TargetError::Engine(error).during(&stays))?;

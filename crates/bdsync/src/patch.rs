@@ -3,16 +3,13 @@
 use std::io::Cursor;
 
 use bdsync_device::BlockReader;
-use bdsync_engine::apply::{ApplyStats, apply, check, hex, verifiable};
+use bdsync_engine::apply::{ApplyStats, READ_AHEAD_FROM, apply, check, hex, verifiable};
 use bdsync_engine::{Cancellation, Context, Error, Event};
 
 use crate::failure::Failure;
 use crate::options::PatchOptions;
 use crate::report::describe;
 use crate::streams::{Stream, printable, say};
-
-/// From how much data on reading ahead saves more time than starting a thread takes, in bytes.
-const READ_AHEAD_FROM: u64 = 32 << 20;
 
 /// Applies the patch; one that can be read twice is checked to its end first.
 pub(crate) fn run(options: &PatchOptions) -> Result<(), Failure> {

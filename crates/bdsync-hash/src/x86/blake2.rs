@@ -136,13 +136,12 @@ pub(super) trait Mixing<W: Variant, const LANES: usize>: Words<W, LANES> {
     unsafe fn first(self, lanes: &[*const u8; LANES]) -> Self::Message;
 
     /// Mixes the message into what a compression works with, in all rounds, and
-    /// replaces it by the block that begins at `next`, if there is one. Always
-    /// inlined.
+    /// replaces it by the block that is `next` bytes behind each pointer, if there is a
+    /// next one. Always inlined.
     ///
     /// # Safety
     ///
-    /// Each pointer is valid for reads of a block, and `next` bytes behind it there is
-    /// another one.
+    /// A block is readable there, and without a next one at each pointer.
     unsafe fn mix(
         self,
         v: [Self::V; 16],

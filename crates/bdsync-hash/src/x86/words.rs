@@ -93,7 +93,7 @@ pub(super) trait Rounds<const LANES: usize> {
     ///
     /// # Safety
     ///
-    /// Each pointer of a part is valid for reads of as many blocks as it has.
+    /// Each part has a block, and each of its pointers is valid for reads of as many blocks as it has.
     unsafe fn rounds(&self, state: &mut Self::State, parts: &[Part<LANES>]);
 }
 
