@@ -117,3 +117,26 @@ fn a_source_that_shrinks_and_a_target_that_goes_are_errors() {
         }
     }
 }
+
+#[test]
+fn a_far_end_that_runs_no_commands_is_quoted_and_not_read_for_ever() {
+    let nologin = "echo 'This account is not available.'; exit 1";
+    // Two that print without end, and one that refuses in words.
+    for (far_end, answer) in [
+        ("yes garbage".to_string(), "garbage"),
+        (format!("sh -c \"{nologin}\""), "This account is not available."),
+        ("sh -c \"cat /dev/zero\"".to_string(), "\\0\\0"),
+    ] {
+        for agent in ["stock", "auto"] {
+            let site = Site::new();
+            let before = site.dir.read("target.img");
+            let settings = format!("{}agent = \"{agent}\"\nretries = 0\n", site.far(&far_end));
+            let outcome = site.manager(&site.task("t", "target.img", &settings), []).run();
+            outcome.exits(3);
+            let told = &outcome.stderr;
+            assert!(told.contains(answer), "{agent}, {far_end}: {told}");
+            assert!(told.len() < 4000, "{agent}, {far_end}: {} bytes", told.len());
+            assert!(site.dir.read("target.img") == before);
+        }
+    }
+}

@@ -293,7 +293,8 @@ x=$(sha256sum < "$t") && [ "${x%% *}" = "$h" ] || exit 32
 chmod 700 "$t" || exit 31
 sync -- "$t" 2> /dev/null
 "$t" --version > /dev/null || exit 33
+[ ! -d "$d/$n" ] || { echo "$d/$n is a folder" >&2; exit 31; }
 mv -f -- "$t" "$d/$n" || exit 31
-find "$d" -name 'bdsync-agent-*' ! -name "$n" -mtime +30 -exec rm -f -- {} \; 2> /dev/null
+find "$d" \( -name 'bdsync-agent-*' -o -name '.bdsync-agent-*' \) ! -name "$n" -mtime +30 -exec rm -f -- {} \; 2> /dev/null
 exit 0
 "#;

@@ -174,6 +174,19 @@ mod tests {
     }
 
     #[test]
+    fn keys_of_all_usual_kinds_are_known_and_can_be_added() {
+        const ECDSA: &str = "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBOoyEpHV6t9o0SimPk63TTq5n/6Z2Ofb1GpuUrCdUU+Cjvscl50wog9wsfziE/TpkMFFkZcb8w3t8L/oVvGJuCQ=";
+        for text in [ONE, ECDSA] {
+            let (file, empty) = known("");
+            assert!(matches!(empty.look_up("host", 22, &key(text)), Found::Unknown(_)));
+            empty.add("host", 22, &key(text)).unwrap();
+            let now = KnownHosts::load(file.path()).unwrap();
+            assert_eq!(now.look_up("host", 22, &key(text)), Found::Known);
+            assert_eq!(now.key_types("host", 22), [text.split(' ').next().unwrap()]);
+        }
+    }
+
+    #[test]
     fn hashed_names_are_found() {
         let salt = [7u8; 20];
         let mut mac = Hmac::<Sha1>::new_from_slice(&salt).unwrap();

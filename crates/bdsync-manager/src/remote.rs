@@ -41,6 +41,12 @@ const KEPT: usize = 2000;
 /// The longest line of it that is kept together, in bytes.
 const LINE: u64 = 4096;
 
+/// The most that a script prints, in bytes.
+const PRINTED: usize = 1 << 20;
+
+/// How long it may take until a far end shows that it runs a script.
+const ANSWER: Duration = Duration::from_secs(30);
+
 /// A machine that commands can be run on.
 pub(crate) struct Connection {
     remote: Remote,
@@ -165,7 +171,7 @@ impl Connection {
 
     /// Runs a short script to its end; gives what it printed.
     pub(crate) fn run(&self, script: &str) -> Result<String, Failure> {
-        let (output, end) = finish(self.start(script)?)?;
+        let (output, end) = finish(self.start(script)?, None)?;
         end.success()?;
         Ok(output)
     }
@@ -176,7 +182,7 @@ impl Connection {
             false => self.run(script).map(drop),
             true => self
                 .start_as(self.style(), script, LAST, &Cancellation::new())
-                .and_then(finish)
+                .and_then(|session| finish(session, None))
                 .and_then(|(_, end)| end.success()),
         };
         if let Err(failure) = result {
@@ -185,8 +191,8 @@ impl Connection {
         }
     }
 
-    fn run_as(&self, style: Style, script: &str) -> Result<(String, End), Failure> {
-        finish(self.start_as(style, script, self.remote.timeout, &self.cancellation)?)
+    fn run_as(&self, style: Style, script: &str, mark: &str) -> Result<(String, End), Failure> {
+        finish(self.start_as(style, script, self.remote.timeout, &self.cancellation)?, Some(mark))
     }
 
     /// Runs the first script, whose output has a line that is `mark`, and finds out in what
@@ -195,35 +201,74 @@ impl Connection {
         if self.style.get().is_some() {
             return self.run(script);
         }
-        let (output, end) = self.run_as(Style::Shell, script)?;
+        let (output, end) = self.run_as(Style::Shell, script, mark)?;
         end.is_connected()?;
-        if output.lines().any(|line| line.trim_end() == mark) {
+        if has_line(&output, mark) {
             let _ = self.style.set(Style::Shell);
             end.success()?;
             return Ok(output);
         }
-        let (words_output, words_end) = self.run_as(Style::Words, script)?;
+        let (words_output, words_end) = self.run_as(Style::Words, script, mark)?;
         words_end.is_connected()?;
-        if words_output.lines().any(|line| line.trim_end() == mark) {
+        if has_line(&words_output, mark) {
             let _ = self.style.set(Style::Words);
             words_end.success()?;
             return Ok(words_output);
         }
-        end.success()?;
-        Err(Failure::new(format!("{} does not run commands: it answered {:?}", self.name(), first_line(&output))))
+        // What it printed says more than how it ended.
+        if first_line(&output).is_empty() {
+            end.success()?;
+        }
+        Err(runs_nothing(self.name(), &output))
     }
 }
 
-/// Reads what a session prints, to its end.
-fn finish(mut session: Session) -> Result<(String, End), Failure> {
+/// Reads what a session prints, to its end. Until a line is `mark`, it may not take long.
+fn finish(mut session: Session, mark: Option<&str>) -> Result<(String, End), Failure> {
     drop(session.stdin.take());
     let mut output = Vec::new();
+    let mut is_cut = false;
     if let Some(mut stdout) = session.stdout.take() {
-        // How it ended says more than how reading from it did.
-        let _ = stdout.read_to_end(&mut output);
+        let mut deadline = mark.map(|_| Instant::now() + ANSWER);
+        stdout.set_deadline(deadline);
+        let mut chunk = [0; 8192];
+        loop {
+            match stdout.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(count) => output.extend_from_slice(&chunk[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // How it ended says more than how reading from it did.
+                Err(_) => break,
+            }
+            if deadline.is_some() && mark.is_some_and(|mark| has_line(&String::from_utf8_lossy(&output), mark)) {
+                deadline = None;
+                stdout.set_deadline(None);
+            }
+            if output.len() > PRINTED || deadline.is_some_and(|deadline| Instant::now() > deadline) {
+                is_cut = true;
+                break;
+            }
+        }
+        is_cut |= deadline.is_some_and(|deadline| Instant::now() > deadline);
     }
+    let name = session.name.clone();
+    let output = String::from_utf8_lossy(&output).into_owned();
     let end = session.wait()?;
-    Ok((String::from_utf8_lossy(&output).into_owned(), end))
+    match is_cut {
+        true if end.ended != Ended::Cancelled => Err(runs_nothing(&name, &output)),
+        _ => Ok((output, end)),
+    }
+}
+
+fn has_line(text: &str, mark: &str) -> bool {
+    text.lines().any(|line| line.trim_end() == mark)
+}
+
+fn runs_nothing(name: &str, output: &str) -> Failure {
+    Failure::new(format!(
+        "{name} does not run commands: it answered {:?}; does it allow them for this key and account, and does a login script print something?",
+        first_line(output)
+    ))
 }
 
 fn first_line(text: &str) -> String {
@@ -481,6 +526,8 @@ impl End {
             (_, _, Some(why)) => Err(Failure::Connection(format!("the connection {} failed: {why}{said}", self.name))),
             // What ssh says when it cannot connect, or loses the connection.
             (Some(255), ..) => Err(Failure::Connection(format!("the connection {} failed{said}", self.name))),
+            // It went on printing when nobody read any more.
+            (None, Some(signal), _) if ["13", "PIPE"].contains(&signal.as_str()) => Ok(()),
             (None, Some(signal), _) => {
                 Err(Failure::Connection(format!("the connection {} was killed by signal {signal}{said}", self.name)))
             }

@@ -127,8 +127,9 @@ impl Connecting<'_> {
         match known.look_up(&self.settings.host, self.settings.port, key) {
             Found::Known => Ok(()),
             Found::Unknown(offered) if self.settings.accept_new => {
+                known.add(&self.settings.host, self.settings.port, key).map_err(|text| self.refused(text))?;
                 tracing::warn!("SSH to {}: the unknown host key {offered} is accepted and kept", self.place());
-                known.add(&self.settings.host, self.settings.port, key).map_err(|text| self.refused(text))
+                Ok(())
             }
             Found::Unknown(offered) => Err(self.refused(format!(
                 "its host key {offered} is not in {}; compare it with what `ssh-keygen -lf` says at the other end, and add it, or set host_key_checking = \"accept-new\"",
