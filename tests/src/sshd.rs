@@ -34,16 +34,16 @@ impl Sshd {
         // Where it separates its privileges.
         std::fs::create_dir_all("/run/sshd").expect("the folder /run/sshd");
         let dir = WorkDir::new();
-        for key in ["host", "user"] {
+        for (key, kind) in [("host", "ed25519"), ("host-ecdsa", "ecdsa"), ("host-rsa", "rsa"), ("user", "ed25519")] {
             let path = dir.path_text(key);
-            Run::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", path.as_str()]).run().exits(0);
+            Run::new("ssh-keygen").args(["-q", "-t", kind, "-N", "", "-f", path.as_str()]).run().exits(0);
         }
         dir.write("authorized", &dir.read("user.pub"));
         for _ in 0..5 {
             // Somebody else may take the port before sshd does.
             let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
             let config = format!(
-                "ListenAddress 127.0.0.1\nPort {port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nPermitRootLogin yes\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nMaxStartups 100\n",
+                "ListenAddress 127.0.0.1\nPort {port}\nHostKey {0}\nHostKey {0}-ecdsa\nHostKey {0}-rsa\nAuthorizedKeysFile {1}\nPidFile none\nPermitRootLogin yes\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nMaxStartups 100\n",
                 dir.path_text("host"),
                 dir.path_text("authorized")
             );

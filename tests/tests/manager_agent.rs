@@ -154,6 +154,14 @@ fn host_keys_are_checked() {
     Run::new("ssh-keygen").args(["-q", "-H", "-f", known.as_str()]).run().exits(0);
     assert!(!String::from_utf8(site.dir.read("known")).unwrap().contains("127.0.0.1"));
     run("").exits(0);
+    // A key of the kind that is known is asked for.
+    for kind in ["ecdsa", "rsa"] {
+        let key = String::from_utf8(sshd.dir().read(&format!("host-{kind}.pub"))).unwrap();
+        site.dir.write("known", format!("[127.0.0.1]:{} {key}", sshd.port()).as_bytes());
+        run("").exits(0);
+        run("host_key_checking = \"accept-new\"\n").exits(0);
+        assert_eq!(site.dir.read("known").iter().filter(|byte| **byte == b'\n').count(), 1, "no other key is added");
+    }
     // Another key for the same host: both fingerprints and the line.
     let other = String::from_utf8(sshd.dir().read("user.pub")).unwrap();
     let other: Vec<_> = other.split_whitespace().take(2).collect();
