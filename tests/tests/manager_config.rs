@@ -276,3 +276,15 @@ fn toml_is_toml_whatever_the_file_is_called() {
     assert!(outcome.stdout.is_empty());
     site.run("tasks.conf", ["run", "--jobs", "0"]).run().exits(2);
 }
+
+#[test]
+fn a_far_end_that_is_named_by_nothing_is_a_mistake_in_the_configuration() {
+    let site = Site::new();
+    for (settings, told) in
+        [("host = \" \"", "host: it is empty"), ("host = \"x\"\nssh_program = \"\"", "ssh_program: it is empty")]
+    {
+        let outcome = site.manager(&site.task("t", "target.img", settings), ["check"]).run();
+        outcome.exits(2);
+        assert!(outcome.stderr.contains(told), "{outcome}");
+    }
+}

@@ -84,6 +84,14 @@ impl Resolver<'_> {
         if program.is_none() && self.file.format == Format::Ini {
             self.problem("remote_bdsync_bin", "is required where there is a connection_command");
         }
+        if let Way::Ssh(ssh) | Way::OpenSsh(ssh, _) = &way
+            && ssh.host.trim().is_empty()
+        {
+            self.problem("host", "it is empty; give a name or an address, such as backup.example.org");
+        }
+        if self.settings.ssh_program.as_deref().is_some_and(|path| path.to_string_lossy().trim().is_empty()) {
+            self.problem("ssh_program", "it is empty; give the program alone, without words, such as ssh");
+        }
         for (key, span) in [("timeout", &self.settings.timeout), ("keepalive", &self.settings.keepalive)] {
             if span.as_ref().is_some_and(|Span(span)| span.is_zero()) {
                 self.problems.push(self.named.problem("task", key, "it must be longer than nothing, such as 30s"));
