@@ -283,7 +283,8 @@ fn a_far_end_that_is_named_by_nothing_is_a_mistake_in_the_configuration() {
     for (settings, told) in
         [("host = \" \"", "host: it is empty"), ("host = \"x\"\nssh_program = \"\"", "ssh_program: it is empty")]
     {
-        let outcome = site.manager(&site.task("t", "target.img", settings), ["check"]).run();
+        let config = format!("[remote.far]\n{settings}\n{}", site.task("t", "target.img", "remote = \"far\""));
+        let outcome = site.manager(&config, ["check"]).run();
         outcome.exits(2);
         assert!(outcome.stderr.contains(told), "{outcome}");
     }
