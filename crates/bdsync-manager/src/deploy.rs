@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::{AgentMode, Remote};
 use crate::failure::Failure;
-use crate::remote::{Active, Connection, Session, quote, quote_path};
+use crate::remote::{ANSWER, Active, Connection, Session, quote, quote_path};
 
 /// What the first script prints where its answer begins.
 const MARK: &str = "bdsync-manager agent";
@@ -23,9 +23,6 @@ const THERE: &str = "there";
 
 /// How long the answer may be, with what login scripts print in front of it, in bytes.
 const MOST_TALK: usize = 64 << 10;
-
-/// How long it is waited for while the command could wait for us, too.
-const ANSWER: Duration = Duration::from_secs(30);
 
 /// The machine type that this manager was built for, as `uname -m` says it.
 const THIS_MACHINE: &str = std::env::consts::ARCH;
@@ -117,6 +114,7 @@ enum Asked {
 fn ask(connection: &Connection, script: &str, end: &Cancellation) -> Result<Asked, Failure> {
     for style in connection.styles() {
         let mut session = connection.start_apart_as(style, script, end)?;
+        // The command could wait for us, too.
         let limit = (connection.remote().timeout / 2).min(ANSWER);
         let Some(answer) = session.stdout.as_mut().and_then(|stdout| ProbeAnswer::read(stdout, limit)) else {
             // What waits for something ends now, for nothing comes any more.

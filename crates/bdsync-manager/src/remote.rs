@@ -45,7 +45,7 @@ const LINE: u64 = 4096;
 const PRINTED: usize = 1 << 20;
 
 /// How long it may take until a far end shows that it runs a script.
-const ANSWER: Duration = Duration::from_secs(30);
+pub(crate) const ANSWER: Duration = Duration::from_secs(30);
 
 /// A machine that commands can be run on.
 pub(crate) struct Connection {
@@ -255,8 +255,12 @@ fn finish(mut session: Session, mark: Option<&str>) -> Result<(String, End), Fai
     let output = String::from_utf8_lossy(&output).into_owned();
     let end = session.wait()?;
     match is_cut {
-        true if end.ended != Ended::Cancelled => Err(runs_nothing(&name, &output)),
-        _ => Ok((output, end)),
+        true if end.ended == Ended::Cancelled => Ok((output, end)),
+        true if mark.is_none_or(|mark| has_line(&output, mark)) => {
+            Err(Failure::new(format!("{name} prints more than {PRINTED} bytes where a few were asked for")))
+        }
+        true => Err(runs_nothing(&name, &output)),
+        false => Ok((output, end)),
     }
 }
 

@@ -119,7 +119,7 @@ impl Requests {
             return Ok(None);
         }
         let left = (self.end - self.position).div_ceil(self.step);
-        let wanted = (REQUEST / self.step).max(LEAST_BLOCKS);
+        let wanted = usual_length(self.step) / self.step;
         let count = left.min(wanted).min(u64::from(limits::max_hashes(self.digest_size)));
         let range = HashRange::new(self.position, self.step, count as u32)?;
         self.position = range.end();
